@@ -1,0 +1,111 @@
+/**
+ * What the supervisor asks of an engine. A new engine is one file that implements EngineDriver.
+ * A driver holds no schedule and no retry: every call is one try, and throws RolloutError with the code that says whose fault it was.
+ * Token chunks are deltas in every driver, whatever the engine streams.
+ */
+import type { Clock } from '../clock.ts'
+import type { FinishReason, LogprobBasis } from '../rollout/completion.ts'
+import type { ChatMessage, CheckedSampling } from '../rollout/task.ts'
+
+/** What an engine can do; what it cannot is declared, and degrades as documented. */
+export interface Capabilities {
+  /** Takes and returns token ids, so an interrupted sample resumes exactly where it was. */
+  readonly tokenIds: boolean
+  readonly logprobs: LogprobBasis | 'none'
+  /** Ends one request by its id; without it only closing the socket does. */
+  readonly abortById: boolean
+  /** Says which weights it has: per token spans, one label, or nothing. */
+  readonly versions: 'spans' | 'label' | 'none'
+  /** Loads new weights while running. */
+  readonly updateWeights: boolean
+  /** Reports how many sequences it runs and has waiting. */
+  readonly loadReport: boolean
+}
+
+/** What a server says about itself. */
+export interface Probe {
+  readonly engine: string
+  readonly engineVersion: string | null
+  /** Sequences it runs at once; null where it does not say. */
+  readonly capacity: number | null
+  /** Weights label as the server says it; null where it has none. */
+  readonly weightVersion: string | null
+  readonly vocabularySize: number | null
+  /** Longest prompt plus output in tokens. */
+  readonly contextLength: number | null
+  readonly paused: boolean
+  readonly capabilities: Capabilities
+  /** What to change on the server, flags by name. */
+  readonly advice: readonly string[]
+}
+
+export interface Load {
+  readonly running: number
+  readonly waiting: number
+}
+
+export interface GenerateRequest {
+  /** Fresh for every attempt, of fixed width: never a prefix of another (F11). */
+  readonly requestId: string
+  /** Prompt and, when resuming, the tokens generated so far. */
+  readonly prompt: readonly number[] | Int32Array | string | readonly ChatMessage[]
+  /** `maxTokens` is what is left of the budget; `seed` is this segment's own. */
+  readonly sampling: CheckedSampling
+}
+
+/** Weight version of the attempt's tokens `[start, end)`, as the server says it. */
+export interface WireSpan {
+  readonly version: string
+  readonly start: number
+  readonly end: number
+}
+
+/** New tokens since the last chunk. `logprobs` is as long as `tokenIds`, or empty where the engine gives none. */
+export interface Chunk {
+  readonly tokenIds: readonly number[]
+  readonly logprobs: readonly number[]
+  readonly text: string | null
+  /** Set on the last chunk only. 'abort' is an interruption, not a completion (F12). */
+  readonly finishReason: FinishReason | 'abort' | null
+  /** Spans over all tokens of the attempt, on the last chunk, where the engine gives them. */
+  readonly versions: readonly WireSpan[] | null
+}
+
+export interface WeightUpdate {
+  readonly version: number
+  /** Folder of the weights, as the server sees it. */
+  readonly path: string
+}
+
+export interface EngineDriver {
+  readonly engine: string
+  /** Asks the server what it is. Never waits longer than the driver's own deadline. */
+  probe(signal?: AbortSignal): Promise<Probe>
+  load(signal?: AbortSignal): Promise<Load>
+  /** The weights label, from where the server keeps it true. */
+  weightVersion(signal?: AbortSignal): Promise<string | null>
+  /**
+   * Streams one sequence. Ends after a chunk with a finish reason, or throws.
+   * Aborting the signal closes the socket; nothing is yielded after that.
+   */
+  generate(request: GenerateRequest, signal: AbortSignal): AsyncIterable<Chunk>
+  /** Asks the server to end one request; its stream then ends with 'abort'. Unknown ids are no error. */
+  abort(requestId: string, signal?: AbortSignal): Promise<void>
+  /** Opens a server that was left paused. */
+  resume(signal?: AbortSignal): Promise<void>
+  /** Loads weights and flushes every cache that holds work of the old ones. The server must be quiet. */
+  updateWeights(update: WeightUpdate, signal?: AbortSignal): Promise<void>
+  /** Text or chat to token ids, by the server's own tokenizer, where it has a route for it. */
+  tokenize?(prompt: string | readonly ChatMessage[], signal?: AbortSignal): Promise<number[]>
+  close(): Promise<void>
+}
+
+export interface DriverOptions {
+  readonly id: string
+  /** Base URL without a trailing slash. */
+  readonly url: string
+  readonly apiKey: string | undefined
+  readonly clock: Clock
+}
+
+export type DriverFactory = (options: DriverOptions) => EngineDriver

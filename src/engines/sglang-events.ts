@@ -1,0 +1,155 @@
+/**
+ * SGLang's stream events to chunks of new tokens. Servers send either the whole output in every event (the default) or deltas
+ * (`--incremental-streaming-output`); which one is told from the event itself, by comparing its list with its `completion_tokens`,
+ * so that a server restarted with other flags cannot corrupt a sample (I8). Ids and log-probabilities come from one list and so are
+ * always of equal length; what was delivered never shrinks (an abort in the queue sends a short list, F12).
+ */
+import type { RolloutError } from '../errors.ts'
+import { isRecord } from '../problems.ts'
+import type { ChunkDecoder } from './chunk-stream.ts'
+import type { Chunk, WireSpan } from './driver.ts'
+import { excerpt, fault, messageIn, type Peer } from './faults.ts'
+import { adviceOnStatus, codeOfStatus } from './http-status.ts'
+
+const DONE = '[DONE]'
+/** Cut-off UTF-8: the next token may turn it into a character. */
+const INCOMPLETE = /\ufffd+$/
+
+/** `deltas` is what the server said at its last probe; it decides only where an event has no `completion_tokens`. */
+export function sglangDecoder(peer: Peer, deltas: boolean): ChunkDecoder {
+  let form: 'unknown' | 'cumulative' | 'deltas' = 'unknown'
+  /** Tokens delivered. */
+  let seen = 0
+  let textSent = 0
+  let textHeld = ''
+  /** Label of all events so far; null where it is missing or changed on the way. */
+  let label: string | null | undefined
+  let failure: RolloutError | null = null
+  let tokenIds: number[] = []
+  let logprobs: number[] = []
+  let text: string | null = null
+  let finish: Chunk['finishReason'] = null
+  let versions: readonly WireSpan[] | null = null
+
+  function readEvent(data: string): void {
+    const event: unknown = JSON.parse(data)
+    if (!isRecord(event)) throw new Error(`an event that is ${typeof event}`)
+    if (event.error !== undefined || event.object === 'error') {
+      readError(event)
+      return
+    }
+    const meta = event.meta_info
+    if (!isRecord(meta)) throw new Error(`an event without meta_info: ${JSON.stringify(excerpt(data, peer))}`)
+    const reason = isRecord(meta.finish_reason) ? meta.finish_reason : null
+    const skipped = readTokens(event.output_ids, meta, reason?.type === 'abort')
+    readText(event.text, skipped === 0 && form === 'deltas', reason !== null)
+    if (typeof meta.weight_version !== 'string') label = null
+    else if (label === undefined) label = meta.weight_version
+    else if (label !== meta.weight_version) label = null
+    if (reason !== null) readEnd(reason, meta)
+  }
+
+  /** Returns how many tokens of the event's list were delivered before. */
+  function readTokens(ids: unknown, meta: Record<string, unknown>, aborted: boolean): number {
+    const triples: readonly unknown[] | null = Array.isArray(meta.output_token_logprobs)
+      ? meta.output_token_logprobs
+      : null
+    const list: readonly unknown[] = triples ?? (Array.isArray(ids) ? ids : [])
+    const total = meta.completion_tokens
+    let skip = 0
+    if (typeof total !== 'number') {
+      skip = deltas ? 0 : seen
+    } else if (list.length === total) {
+      skip = seen
+      if (seen > 0) form = 'cumulative'
+    } else if (seen + list.length === total) {
+      form = 'deltas'
+    } else if (aborted) {
+      skip = list.length
+    } else {
+      throw new Error(`${list.length} tokens after ${seen} where the server counts ${total}: tokens are missing`)
+    }
+    for (let i = skip; i < list.length; i++) {
+      const entry = list[i]
+      if (typeof entry === 'number') tokenIds.push(entry)
+      else if (Array.isArray(entry) && typeof entry[1] === 'number') {
+        tokenIds.push(entry[1])
+        // JSON has no infinities.
+        logprobs.push(typeof entry[0] === 'number' ? entry[0] : Number.NEGATIVE_INFINITY)
+      } else throw new Error(`a token that is ${JSON.stringify(entry)}`)
+    }
+    seen += Math.max(0, list.length - skip)
+    return skip
+  }
+
+  function readText(sent: unknown, delta: boolean, final: boolean): void {
+    if (typeof sent !== 'string') return
+    if (delta) {
+      text = (text ?? '') + textHeld + sent
+      textHeld = ''
+      return
+    }
+    const stable = final ? sent : sent.replace(INCOMPLETE, '')
+    text = (text ?? '') + stable.slice(textSent)
+    textSent = Math.max(textSent, stable.length)
+    textHeld = sent.slice(stable.length)
+  }
+
+  function readEnd(reason: Record<string, unknown>, meta: Record<string, unknown>): void {
+    const { type } = reason
+    if (type === 'abort' && typeof reason.status_code === 'number') {
+      fail(reason.status_code, reason.message)
+      return
+    }
+    if (type !== 'stop' && type !== 'length' && type !== 'abort')
+      throw new Error(`the finish reason ${JSON.stringify(type)}`)
+    finish = type
+    versions =
+      spansOf(meta.weight_versions) ?? (typeof label === 'string' ? [{ version: label, start: 0, end: seen }] : null)
+  }
+
+  function readError(event: Record<string, unknown>): void {
+    const detail = isRecord(event.error) ? event.error : event
+    // Releases that give no code raise these for refused requests only.
+    fail(typeof detail.code === 'number' ? detail.code : 400, messageIn(event) ?? 'no message')
+  }
+
+  function fail(status: number, message: unknown): void {
+    const said = excerpt(String(message), peer, 300)
+    const found = `POST /generate: expected a generation, found error ${status} in its stream: ${said}; ${adviceOnStatus(status)}`
+    failure = fault(codeOfStatus(status), peer, found, { status })
+  }
+
+  return {
+    get failure() {
+      return failure
+    },
+    read(events) {
+      let count = events.length
+      while (count > 0 && events[count - 1] === DONE) count--
+      if (count === 0) return null
+      tokenIds = []
+      logprobs = []
+      text = null
+      // In the cumulative form the last event says all that the others said; an error after it says nothing of the tokens.
+      const latest = count > 1 && events[count - 1]?.startsWith('{"error"') ? count - 2 : count - 1
+      for (let i = 0; i < count && failure === null && finish === null; i++) {
+        if (form === 'cumulative' && i < latest) i = latest
+        const data = events[i]
+        if (data !== undefined) readEvent(data)
+      }
+      if (tokenIds.length === 0 && finish === null && (text === null || text === '')) return null
+      return { tokenIds, logprobs, text, finishReason: finish, versions }
+    },
+  }
+}
+
+function spansOf(value: unknown): WireSpan[] | null {
+  if (!Array.isArray(value)) return null
+  const spans: WireSpan[] = []
+  for (const span of value) {
+    if (!isRecord(span) || typeof span.start !== 'number' || typeof span.end !== 'number') return null
+    spans.push({ version: String(span.version), start: span.start, end: span.end })
+  }
+  return spans
+}

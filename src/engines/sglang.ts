@@ -1,0 +1,117 @@
+/**
+ * SGLang over its native routes: token ids in and out, log-probabilities after temperature, per-token weight versions.
+ * One call is one try (driver.ts). What the routes answer was seen on a real 0.5.23 (test/e2e/engines).
+ */
+import { isTokenIds } from '../rollout/task.ts'
+import { chunkStream } from './chunk-stream.ts'
+import type { Chunk, DriverOptions, EngineDriver } from './driver.ts'
+import { fault, statusFault } from './faults.ts'
+import { sglangDecoder } from './sglang-events.ts'
+import { asRecord, asRecords, probeSglang } from './sglang-probe.ts'
+import { generateBody } from './sglang-request.ts'
+import { createTransport, jsonOf } from './transport.ts'
+
+/** Reading hundreds of gigabytes from a network disk; the update's own deadline is the caller's signal. */
+const UPDATE_DEADLINE_MS = 60 * 60 * 1000
+
+export function createSglangDriver(options: DriverOptions): EngineDriver {
+  const { clock } = options
+  const transport = createTransport(options)
+  const { peer } = transport
+  /** Of the last probe. */
+  let deltas = false
+  let vocabularySize: number | null = null
+
+  async function post(path: string, body: object, signal: AbortSignal | undefined, deadlineMs?: number) {
+    return transport.call({ method: 'POST', path, body, signal, ...(deadlineMs === undefined ? {} : { deadlineMs }) })
+  }
+
+  async function weightVersion(signal?: AbortSignal): Promise<string | null> {
+    const info = asRecord(jsonOf(peer, await transport.call({ method: 'GET', path: '/model_info', signal })))
+    return typeof info.weight_version === 'string' ? info.weight_version : null
+  }
+
+  return {
+    engine: 'sglang',
+    async probe(signal) {
+      const found = await probeSglang(transport, vocabularySize, signal)
+      deltas = found.deltas
+      vocabularySize = found.probe.vocabularySize
+      return found.probe
+    },
+    async load(signal) {
+      const reply = await transport.call({ method: 'GET', path: '/v1/loads?include=core', signal })
+      let running = 0
+      let waiting = 0
+      for (const rank of asRecords(asRecord(jsonOf(peer, reply)).loads)) {
+        running += Number(rank.num_running_reqs ?? 0)
+        waiting += Number(rank.num_waiting_reqs ?? 0)
+      }
+      return { running, waiting }
+    },
+    weightVersion,
+    generate(request, signal): AsyncIterable<Chunk> {
+      const { prompt } = request
+      if (typeof prompt !== 'string' && prompt.length > 0 && !isTokenIds(prompt)) {
+        throw fault(
+          'REQUEST_REJECTED',
+          peer,
+          'POST /generate: expected token ids or text, found chat messages; turn them into ids with tokenize() first',
+        )
+      }
+      const body = generateBody(request, deltas)
+      return chunkStream({ transport, clock, path: '/generate', body, signal, decoder: sglangDecoder(peer, deltas) })
+    },
+    async abort(requestId, signal) {
+      const reply = await post('/abort_request', { rid: requestId }, signal)
+      if (reply.status !== 200) throw statusFault(peer, reply.what, reply.status, reply.headers, reply.text)
+    },
+    async resume(signal) {
+      jsonOf(peer, await post('/continue_generation', {}, signal))
+    },
+    async updateWeights({ version, path }, signal) {
+      const label = String(version)
+      const update = { model_path: path, weight_version: label, flush_cache: true, abort_all_requests: false }
+      const reply = await post('/update_weights_from_disk', update, signal, UPDATE_DEADLINE_MS)
+      // A failure is said with 400, which here blames the instance and not a sample.
+      if (reply.status === 400)
+        throw updateFault(`found: ${String(asRecord(parsed(reply.text)).message ?? reply.text).slice(0, 300)}`)
+      const answer = asRecord(jsonOf(peer, reply))
+      if (answer.success !== true) throw updateFault(`found: ${String(answer.message).slice(0, 300)}`)
+      // The update flushes; asked again, the server says whether anything still holds the old weights' work.
+      const flushed = await post('/flush_cache', {}, signal)
+      if (flushed.status !== 200 && flushed.status !== 404)
+        throw updateFault(`the weights changed, but the cache was not flushed: ${flushed.text.slice(0, 200)}`)
+      const found = await weightVersion(signal)
+      if (found !== label) throw updateFault(`the server calls its weights ${JSON.stringify(found)} after the update`)
+    },
+    async tokenize(prompt, signal) {
+      const body = typeof prompt === 'string' ? { prompt } : { messages: prompt }
+      const reply = await post('/tokenize', body, signal)
+      const { tokens } = asRecord(jsonOf(peer, reply))
+      if (Array.isArray(tokens) && tokens.every((id) => Number.isInteger(id))) return tokens
+      throw fault(
+        'WRONG_PROTOCOL',
+        peer,
+        `POST /tokenize: expected a list of token ids, found ${typeof tokens}; update the server, or send token ids`,
+      )
+    },
+    close: () => transport.close(),
+  }
+
+  function updateFault(found: string) {
+    return fault(
+      'ENGINE_ERROR',
+      peer,
+      `POST /update_weights_from_disk: expected the new weights to be loaded, ${found}; see whether the server can read the folder`,
+    )
+  }
+}
+
+function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return null
+  }
+}
