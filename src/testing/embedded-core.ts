@@ -1,0 +1,388 @@
+/**
+ * The engine without HTTP: a waiting queue, a running batch of at most `capacity` sequences (I3), one token per running sequence per step.
+ * A step takes (stepMs + perSequenceMs * batch) * slow milliseconds of wall clock; with both 0 it runs as fast as it can.
+ * Freezing, retracting, flushing and swapping weights do what the real scheduler does with its KV cache, right or wrong.
+ */
+import { createPrefixCache } from './embedded-prefix-cache.ts'
+import { createSampler, type EngineSampling, type KvCache } from './embedded-sampler.ts'
+import { createRandom, hash32 } from './random.ts'
+import { EOS, type TinyWeights, textOf } from './tiny-policy.ts'
+
+export type Finish =
+  | { readonly type: 'stop'; readonly matched: number | string }
+  | { readonly type: 'length' }
+  /** From the queue a sequence leaves at once; a running one takes part in one more step. */
+  | { readonly type: 'abort'; readonly from: 'running' | 'waiting' }
+
+export interface Span {
+  readonly version: string
+  readonly start: number
+  readonly end: number
+}
+
+/** Told of a sequence's progress, within a step. */
+export interface SequenceListener {
+  token(): void
+  end(): void
+}
+
+export interface Sequence {
+  readonly promptTokenIds: readonly number[]
+  readonly sampling: EngineSampling
+  readonly tokenIds: number[]
+  readonly logprobs: number[]
+  readonly state: 'waiting' | 'running' | 'ended'
+  readonly finish: Finish | null
+  readonly cachedTokens: number
+  readonly retractions: number
+}
+
+export interface CoreCounters {
+  running: number
+  waiting: number
+  aborted: number
+  tokensGenerated: number
+  promptTokens: number
+  cachedTokens: number
+  maxRunning: number
+  retractions: number
+  steps: number
+}
+
+export interface CoreOptions {
+  readonly weights: TinyWeights
+  readonly version: string
+  readonly capacity: number
+  readonly stepMs: number
+  readonly perSequenceMs: number
+  readonly slow: number
+  readonly seed: number
+  readonly deterministic: boolean
+  readonly contextLength: number
+  readonly counters: CoreCounters
+  /** After one or several steps in a row: the moment to write to sockets. */
+  readonly onTurnEnd: () => void
+}
+
+export interface EngineCore {
+  readonly weights: TinyWeights
+  readonly version: string
+  submit(promptTokenIds: readonly number[], sampling: EngineSampling, listener: SequenceListener): Sequence
+  abort(sequence: Sequence): void
+  abortAll(): void
+  /** The client is gone: the slot is free at once, unless the engine is frozen. */
+  drop(sequence: Sequence): void
+  /** Stops stepping. 'retract' gives every running sequence's cache back and queues it again; 'keep' leaves all as it is. */
+  freeze(running: 'retract' | 'keep'): void
+  thaw(): void
+  /** Empties the prefix cache; refused (false) while sequences run, or wait in an engine that is not frozen. */
+  flush(): boolean
+  /** Takes effect with the next step. Caches stay as they are. */
+  setWeights(weights: TinyWeights): void
+  setVersion(version: string): void
+  /** Which versions the sequence's tokens so far are stamped with. */
+  spansOf(sequence: Sequence): Span[]
+  setSlow(factor: number): void
+  close(): void
+}
+
+interface Live extends Sequence, KvCache {
+  state: Sequence['state']
+  finish: Finish | null
+  cachedTokens: number
+  retractions: number
+  readonly listener: SequenceListener
+  readonly maxNewTokens: number
+  abortAsked: boolean
+  changes: { version: string; tokens: number }[]
+}
+
+/** An engine that is later than this forgets the time it lost, rather than stepping in a burst. */
+const MAX_LAG_MS = 50
+/** Steps between two looks at the sockets when steps take no time, or when catching up. */
+const STEPS_PER_TURN = 8
+
+export function createEngineCore(options: CoreOptions): EngineCore {
+  const { capacity, stepMs, perSequenceMs, counters } = options
+  const random = createRandom(options.seed)
+  const sampler = createSampler()
+  const prefixes = createPrefixCache()
+  let { weights, version, slow } = options
+  let waiting: Live[] = []
+  let running: Live[] = []
+  let frozen = false
+  /** Within a step nobody may join the batch: the step admits at its end. */
+  let stepping = false
+  let closed = false
+  let dueAt = 0
+  let cancelTurn: (() => void) | null = null
+
+  function count(): void {
+    counters.running = running.length
+    counters.waiting = waiting.length
+    if (running.length > counters.maxRunning) counters.maxRunning = running.length
+  }
+
+  function stepCostMs(): number {
+    return (stepMs + perSequenceMs * running.length) * slow
+  }
+
+  /** Keeps one turn scheduled while there is something to do. */
+  function arm(): void {
+    if (cancelTurn !== null || frozen || closed || running.length === 0) return
+    const waitMs = dueAt - performance.now()
+    if (waitMs <= 0) {
+      const handle = setImmediate(turn)
+      cancelTurn = () => clearImmediate(handle)
+    } else {
+      const handle = setTimeout(turn, Math.max(1, Math.round(waitMs)))
+      cancelTurn = () => clearTimeout(handle)
+    }
+  }
+
+  function disarm(): void {
+    cancelTurn?.()
+    cancelTurn = null
+  }
+
+  function turn(): void {
+    cancelTurn = null
+    const now = performance.now()
+    if (now - dueAt > MAX_LAG_MS) dueAt = now
+    for (let steps = 0; steps < STEPS_PER_TURN && dueAt <= now && running.length > 0; steps++) {
+      step()
+      dueAt += stepCostMs()
+    }
+    options.onTurnEnd()
+    arm()
+  }
+
+  function step(): void {
+    counters.steps++
+    stepping = true
+    let left = 0
+    for (let i = 0; i < running.length; i++) {
+      const live = running[i]!
+      advance(live)
+      if (live.state === 'running') running[left++] = live
+    }
+    running.length = left
+    stepping = false
+    admit()
+  }
+
+  function advance(live: Live): void {
+    const { tokenIds, promptTokenIds, sampling } = live
+    const last = tokenIds.length === 0 ? promptTokenIds[promptTokenIds.length - 1]! : tokenIds[tokenIds.length - 1]!
+    // Seeded streams hang on the position alone, so that they do not change with the batch.
+    const uniform =
+      options.deterministic && sampling.seed !== null
+        ? hash32(sampling.seed, promptTokenIds.length + tokenIds.length) / 4294967296
+        : random.next()
+    const token = sampler.sample(weights, live, last, sampling, tokenIds.length, uniform)
+    tokenIds.push(token)
+    live.logprobs.push(sampler.logprob)
+    counters.tokensGenerated++
+    const finish = finishOf(live, token)
+    if (finish === null) live.listener.token()
+    else end(live, finish)
+  }
+
+  function finishOf(live: Live, token: number): Finish | null {
+    if (live.abortAsked) return { type: 'abort', from: 'running' }
+    if (live.tokenIds.length >= live.maxNewTokens) return { type: 'length' }
+    const { ignoreEos, stopTokenIds, stop } = live.sampling
+    if (!ignoreEos && (token === EOS || stopTokenIds.includes(token))) return { type: 'stop', matched: token }
+    for (const text of stop) {
+      // Text grows by one character a token at most, so a match can only be at the very end.
+      if (textOf(live.tokenIds.slice(-text.length)).endsWith(text)) return { type: 'stop', matched: text }
+    }
+    return null
+  }
+
+  function end(live: Live, finish: Finish): void {
+    if (live.state === 'running') prefixes.add(contextOf(live), live)
+    if (finish.type === 'abort') counters.aborted++
+    live.state = 'ended'
+    live.finish = finish
+    live.listener.end()
+  }
+
+  function admit(): void {
+    if (!frozen && !stepping) {
+      let taken = 0
+      while (running.length < capacity && taken < waiting.length) {
+        const live = waiting[taken++]!
+        prefill(live)
+        live.state = 'running'
+        running.push(live)
+      }
+      if (taken > 0) waiting = taken === waiting.length ? [] : waiting.slice(taken)
+    }
+    count()
+  }
+
+  /** Computes the cache of all but the last token of the context; the step adds that one. */
+  function prefill(live: Live): void {
+    const context = contextOf(live)
+    const found = prefixes.find(context, live)
+    if (live.retractions === 0) {
+      live.cachedTokens = found
+      counters.cachedTokens += found
+      counters.promptTokens += context.length
+    }
+    const { vocabularySize, memory } = weights
+    for (; live.covered < context.length - 1; live.covered++) {
+      const row = context[live.covered]! * vocabularySize
+      for (let i = 0; i < vocabularySize; i++) live.memorySum[i]! += memory[row + i]!
+    }
+    if (live.covered > found) prefixes.add(context, live)
+  }
+
+  function wake(): void {
+    const wasIdle = running.length === 0
+    admit()
+    if (wasIdle && running.length > 0) {
+      // A step that was begun for nobody is not owed.
+      disarm()
+      dueAt = Math.max(dueAt, performance.now()) + stepCostMs()
+    }
+    arm()
+  }
+
+  function remove(live: Live): void {
+    running = running.filter((other) => other !== live)
+    waiting = waiting.filter((other) => other !== live)
+  }
+
+  function abort(sequence: Sequence): void {
+    const live = sequence as Live
+    if (live.state === 'running') live.abortAsked = true
+    if (live.state !== 'waiting') return
+    remove(live)
+    end(live, { type: 'abort', from: 'waiting' })
+    count()
+    options.onTurnEnd()
+  }
+
+  return {
+    get weights() {
+      return weights
+    },
+    get version() {
+      return version
+    },
+    submit(promptTokenIds, sampling, listener) {
+      const room = Math.max(0, options.contextLength - promptTokenIds.length - 1)
+      const live: Live = {
+        promptTokenIds,
+        sampling,
+        listener,
+        tokenIds: [],
+        logprobs: [],
+        state: 'waiting',
+        finish: null,
+        cachedTokens: 0,
+        retractions: 0,
+        maxNewTokens: Math.min(sampling.maxNewTokens ?? room, room),
+        abortAsked: false,
+        changes: [],
+        memorySum: new Float64Array(weights.vocabularySize),
+        covered: 0,
+      }
+      if (live.maxNewTokens === 0) {
+        queueMicrotask(() => {
+          end(live, { type: 'length' })
+          options.onTurnEnd()
+        })
+        return live
+      }
+      waiting.push(live)
+      wake()
+      return live
+    },
+    abort,
+    abortAll() {
+      const queued = waiting
+      waiting = []
+      for (const live of queued) end(live, { type: 'abort', from: 'waiting' })
+      for (const live of running) live.abortAsked = true
+      count()
+      options.onTurnEnd()
+    },
+    drop(sequence) {
+      const live = sequence as Live
+      if (live.state === 'ended') return
+      if (frozen && live.state === 'running') {
+        live.abortAsked = true
+        return
+      }
+      remove(live)
+      end(live, { type: 'abort', from: live.state === 'running' ? 'running' : 'waiting' })
+      wake()
+    },
+    freeze(mode) {
+      frozen = true
+      disarm()
+      if (mode === 'keep') return
+      for (const live of running) {
+        prefixes.add(contextOf(live), live)
+        live.memorySum = new Float64Array(weights.vocabularySize)
+        live.covered = 0
+        live.state = 'waiting'
+        live.retractions++
+        counters.retractions++
+      }
+      waiting.push(...running)
+      running = []
+      count()
+    },
+    thaw() {
+      if (!frozen) return
+      frozen = false
+      admit()
+      dueAt = performance.now() + stepCostMs()
+      arm()
+    },
+    flush() {
+      if (running.length > 0 || (waiting.length > 0 && !frozen)) return false
+      prefixes.flush()
+      return true
+    },
+    setWeights(newWeights) {
+      weights = newWeights
+    },
+    setVersion(newVersion) {
+      if (newVersion === version) return
+      for (const live of [...running, ...waiting]) {
+        if (live.tokenIds.length > 0) live.changes.push({ version, tokens: live.tokenIds.length })
+      }
+      version = newVersion
+    },
+    spansOf(sequence) {
+      const live = sequence as Live
+      const spans: { version: string; start: number; end: number }[] = []
+      for (const change of [...live.changes, { version, tokens: live.tokenIds.length }]) {
+        const last = spans.at(-1)
+        if (last !== undefined && change.tokens <= last.end) continue
+        if (last !== undefined && last.version === change.version) last.end = change.tokens
+        else spans.push({ version: change.version, start: last?.end ?? 0, end: change.tokens })
+      }
+      return spans
+    },
+    setSlow(factor) {
+      slow = factor
+    },
+    close() {
+      closed = true
+      disarm()
+      running = []
+      waiting = []
+      count()
+    },
+  }
+}
+
+function contextOf(live: Live): readonly number[] {
+  return live.tokenIds.length === 0 ? live.promptTokenIds : [...live.promptTokenIds, ...live.tokenIds]
+}

@@ -1,0 +1,174 @@
+/**
+ * Options of an embedded engine, with every problem found before a socket is opened.
+ */
+import { RolloutError } from '../errors.ts'
+import { isRecord, type Problem, problemList, type Report, rejectUnknownKeys, show } from '../problems.ts'
+import { createTinyWeights, type TinyWeights } from './tiny-policy.ts'
+
+export type EngineProfile = 'sglang'
+
+export const ENGINE_PROFILES: readonly EngineProfile[] = ['sglang']
+
+export interface EmbeddedEngineOptions {
+  /** Whose wire protocol to speak. @default 'sglang' */
+  readonly profile?: EngineProfile
+  /** 0 is any free port. @default 0 */
+  readonly port?: number
+  /** @default '127.0.0.1' */
+  readonly host?: string
+  /** Sequences run at once (`--max-running-requests`). @default 8 */
+  readonly capacity?: number
+  /** Time of one step, whatever its batch. With perSequenceMs 0 as well the engine runs as fast as it can. @default 2 */
+  readonly stepMs?: number
+  /** Time that each sequence of the batch adds to a step. @default 0.05 */
+  readonly perSequenceMs?: number
+  /** Factor on the time of a step, above 0. @default 1 */
+  readonly slow?: number
+  /** Of the sampling stream. @default 1 */
+  readonly seed?: number
+  /** @default createTinyWeights() */
+  readonly weights?: TinyWeights
+  /** Label of the weights at start (`--weight-version`). @default 'default' */
+  readonly weightVersion?: string
+  /** Longest prompt plus output, in tokens. @default 4096 */
+  readonly contextLength?: number
+  /** Asked for on every route but /health and /metrics. @default none */
+  readonly apiKey?: string
+  /** Requests that may wait (`--max-queued-requests`). @default unlimited */
+  readonly maxQueued?: number
+  /** Events carry deltas, not everything so far (`--incremental-streaming-output`). @default false */
+  readonly incremental?: boolean
+  /** Tokens per event (`--stream-interval`); a request may ask for its own. @default 1 */
+  readonly streamInterval?: number
+  /** Heed sampling_seed (`--enable-deterministic-inference`). @default false */
+  readonly deterministic?: boolean
+  /** Keep the delays that the real server adds by itself (1 s to pause, 1 s for /health, seconds to notice some disconnects). @default false */
+  readonly realDelays?: boolean
+}
+
+export interface CheckedEngineOptions {
+  readonly profile: EngineProfile
+  readonly port: number
+  readonly host: string
+  readonly capacity: number
+  readonly stepMs: number
+  readonly perSequenceMs: number
+  readonly slow: number
+  readonly seed: number
+  readonly weights: TinyWeights
+  readonly weightVersion: string
+  readonly contextLength: number
+  readonly apiKey: string | null
+  readonly maxQueued: number
+  readonly incremental: boolean
+  readonly streamInterval: number
+  readonly deterministic: boolean
+  readonly realDelays: boolean
+}
+
+const KNOWN: readonly (keyof EmbeddedEngineOptions)[] = [
+  'profile',
+  'port',
+  'host',
+  'capacity',
+  'stepMs',
+  'perSequenceMs',
+  'slow',
+  'seed',
+  'weights',
+  'weightVersion',
+  'contextLength',
+  'apiKey',
+  'maxQueued',
+  'incremental',
+  'streamInterval',
+  'deterministic',
+  'realDelays',
+]
+
+/** Throws RolloutError INVALID_OPTIONS that names every problem. */
+export function checkEngineOptions(options: EmbeddedEngineOptions): CheckedEngineOptions {
+  const problems: Problem[] = []
+  const report: Report = (path, expected, found) =>
+    problems.push({ path, expected, found: typeof found === 'string' && path === '' ? found : show(found) })
+  const given: unknown = options
+  if (!isRecord(given)) throw invalid([{ path: 'options', expected: 'an object', found: show(options) }])
+  rejectUnknownKeys(options, KNOWN, '', report)
+
+  function number(
+    key: keyof EmbeddedEngineOptions,
+    fallback: number,
+    expected: string,
+    fits: (value: number) => boolean,
+  ): number {
+    const value: unknown = options[key]
+    if (value === undefined) return fallback
+    if (typeof value === 'number' && Number.isFinite(value) && fits(value)) return value
+    report(key, expected, value)
+    return fallback
+  }
+  const integer = (key: keyof EmbeddedEngineOptions, fallback: number, min: number, max: number) =>
+    number(
+      key,
+      fallback,
+      `an integer from ${min} to ${max}`,
+      (value) => Number.isInteger(value) && value >= min && value <= max,
+    )
+  function flag(key: keyof EmbeddedEngineOptions): boolean {
+    const value: unknown = options[key]
+    if (value !== undefined && typeof value !== 'boolean') report(key, 'true or false', value)
+    return value === true
+  }
+  function text<F>(key: keyof EmbeddedEngineOptions, fallback: F): string | F {
+    const value: unknown = options[key]
+    if (value === undefined) return fallback
+    if (typeof value === 'string' && value !== '') return value
+    report(key, 'a string that is not empty', value)
+    return fallback
+  }
+
+  const { profile = 'sglang', weights = createTinyWeights() } = options
+  if (!ENGINE_PROFILES.includes(profile)) report('profile', `one of ${ENGINE_PROFILES.join(', ')}`, profile)
+  if (!isWeights(weights)) report('weights', 'what createTinyWeights or loadWeights returns', weights)
+  const MAX = Number.MAX_SAFE_INTEGER
+  const checked: CheckedEngineOptions = {
+    profile,
+    port: integer('port', 0, 0, 65535),
+    host: text('host', '127.0.0.1'),
+    capacity: integer('capacity', 8, 1, 65536),
+    stepMs: number('stepMs', 2, 'milliseconds, 0 or more', (value) => value >= 0),
+    perSequenceMs: number('perSequenceMs', 0.05, 'milliseconds, 0 or more', (value) => value >= 0),
+    slow: number('slow', 1, 'a factor above 0', (value) => value > 0),
+    seed: integer('seed', 1, 0, MAX),
+    weights,
+    weightVersion: text('weightVersion', 'default'),
+    contextLength: integer('contextLength', 4096, 2, 16_777_216),
+    apiKey: text('apiKey', null),
+    maxQueued: options.maxQueued === undefined ? Number.POSITIVE_INFINITY : integer('maxQueued', 0, 0, MAX),
+    incremental: flag('incremental'),
+    streamInterval: integer('streamInterval', 1, 1, 1_000_000),
+    deterministic: flag('deterministic'),
+    realDelays: flag('realDelays'),
+  }
+  if (problems.length > 0) throw invalid(problems)
+  return checked
+}
+
+function invalid(problems: readonly Problem[]): RolloutError {
+  return new RolloutError(
+    'INVALID_OPTIONS',
+    `startEmbeddedEngine was given options that cannot be used:\n${problemList(problems)}`,
+    { problems },
+  )
+}
+
+function isWeights(value: unknown): value is TinyWeights {
+  if (!isRecord(value) || typeof value.vocabularySize !== 'number') return false
+  const size = value.vocabularySize ** 2
+  return (
+    value.bigram instanceof Float64Array &&
+    value.memory instanceof Float64Array &&
+    value.bigram.length === size &&
+    value.memory.length === size
+  )
+}
