@@ -4,38 +4,19 @@
  * Freezing, retracting, flushing and swapping weights do what the real scheduler does with its KV cache, right or wrong.
  */
 import { createPrefixCache } from './embedded-prefix-cache.ts'
-import { createSampler, type EngineSampling, type KvCache } from './embedded-sampler.ts'
+import { createSampler, type EngineSampling } from './embedded-sampler.ts'
+import {
+  contextOf,
+  type Finish,
+  finishOf,
+  type LiveSequence,
+  type Sequence,
+  type SequenceListener,
+  type Span,
+  spansOf,
+} from './embedded-sequence.ts'
 import { createRandom, hash32 } from './random.ts'
-import { EOS, type TinyWeights, textOf } from './tiny-policy.ts'
-
-export type Finish =
-  | { readonly type: 'stop'; readonly matched: number | string }
-  | { readonly type: 'length' }
-  /** From the queue a sequence leaves at once; a running one takes part in one more step. */
-  | { readonly type: 'abort'; readonly from: 'running' | 'waiting' }
-
-export interface Span {
-  readonly version: string
-  readonly start: number
-  readonly end: number
-}
-
-/** Told of a sequence's progress, within a step. */
-export interface SequenceListener {
-  token(): void
-  end(): void
-}
-
-export interface Sequence {
-  readonly promptTokenIds: readonly number[]
-  readonly sampling: EngineSampling
-  readonly tokenIds: number[]
-  readonly logprobs: number[]
-  readonly state: 'waiting' | 'running' | 'ended'
-  readonly finish: Finish | null
-  readonly cachedTokens: number
-  readonly retractions: number
-}
+import { remember, type TinyWeights } from './tiny-policy.ts'
 
 export interface CoreCounters {
   running: number
@@ -86,21 +67,10 @@ export interface EngineCore {
   close(): void
 }
 
-interface Live extends Sequence, KvCache {
-  state: Sequence['state']
-  finish: Finish | null
-  cachedTokens: number
-  retractions: number
-  readonly listener: SequenceListener
-  readonly maxNewTokens: number
-  abortAsked: boolean
-  changes: { version: string; tokens: number }[]
-}
-
 /** An engine that is later than this forgets the time it lost, rather than stepping in a burst. */
 const MAX_LAG_MS = 50
-/** Steps between two looks at the sockets when steps take no time, or when catching up. */
-const STEPS_PER_TURN = 8
+/** Tokens between two looks at the sockets when steps take no time, or when catching up: about half a millisecond. */
+const TOKENS_PER_TURN = 256
 
 export function createEngineCore(options: CoreOptions): EngineCore {
   const { capacity, stepMs, perSequenceMs, counters } = options
@@ -108,8 +78,8 @@ export function createEngineCore(options: CoreOptions): EngineCore {
   const sampler = createSampler()
   const prefixes = createPrefixCache()
   let { weights, version, slow } = options
-  let waiting: Live[] = []
-  let running: Live[] = []
+  let waiting: LiveSequence[] = []
+  let running: LiveSequence[] = []
   let frozen = false
   /** Within a step nobody may join the batch: the step admits at its end. */
   let stepping = false
@@ -149,7 +119,7 @@ export function createEngineCore(options: CoreOptions): EngineCore {
     cancelTurn = null
     const now = performance.now()
     if (now - dueAt > MAX_LAG_MS) dueAt = now
-    for (let steps = 0; steps < STEPS_PER_TURN && dueAt <= now && running.length > 0; steps++) {
+    for (let tokens = 0; tokens < TOKENS_PER_TURN && dueAt <= now && running.length > 0; tokens += running.length) {
       step()
       dueAt += stepCostMs()
     }
@@ -171,7 +141,7 @@ export function createEngineCore(options: CoreOptions): EngineCore {
     admit()
   }
 
-  function advance(live: Live): void {
+  function advance(live: LiveSequence): void {
     const { tokenIds, promptTokenIds, sampling } = live
     const last = tokenIds.length === 0 ? promptTokenIds[promptTokenIds.length - 1]! : tokenIds[tokenIds.length - 1]!
     // Seeded streams hang on the position alone, so that they do not change with the batch.
@@ -183,24 +153,13 @@ export function createEngineCore(options: CoreOptions): EngineCore {
     tokenIds.push(token)
     live.logprobs.push(sampler.logprob)
     counters.tokensGenerated++
-    const finish = finishOf(live, token)
+    const finish = finishOf(live)
     if (finish === null) live.listener.token()
     else end(live, finish)
   }
 
-  function finishOf(live: Live, token: number): Finish | null {
-    if (live.abortAsked) return { type: 'abort', from: 'running' }
-    if (live.tokenIds.length >= live.maxNewTokens) return { type: 'length' }
-    const { ignoreEos, stopTokenIds, stop } = live.sampling
-    if (!ignoreEos && (token === EOS || stopTokenIds.includes(token))) return { type: 'stop', matched: token }
-    for (const text of stop) {
-      // Text grows by one character a token at most, so a match can only be at the very end.
-      if (textOf(live.tokenIds.slice(-text.length)).endsWith(text)) return { type: 'stop', matched: text }
-    }
-    return null
-  }
-
-  function end(live: Live, finish: Finish): void {
+  function end(live: LiveSequence, finish: Finish): void {
+    if (live.state === 'ended') return
     if (live.state === 'running') prefixes.add(contextOf(live), live)
     if (finish.type === 'abort') counters.aborted++
     live.state = 'ended'
@@ -223,7 +182,7 @@ export function createEngineCore(options: CoreOptions): EngineCore {
   }
 
   /** Computes the cache of all but the last token of the context; the step adds that one. */
-  function prefill(live: Live): void {
+  function prefill(live: LiveSequence): void {
     const context = contextOf(live)
     const found = prefixes.find(context, live)
     if (live.retractions === 0) {
@@ -231,11 +190,7 @@ export function createEngineCore(options: CoreOptions): EngineCore {
       counters.cachedTokens += found
       counters.promptTokens += context.length
     }
-    const { vocabularySize, memory } = weights
-    for (; live.covered < context.length - 1; live.covered++) {
-      const row = context[live.covered]! * vocabularySize
-      for (let i = 0; i < vocabularySize; i++) live.memorySum[i]! += memory[row + i]!
-    }
+    for (; live.covered < context.length - 1; live.covered++) remember(weights, context[live.covered]!, live.memorySum)
     if (live.covered > found) prefixes.add(context, live)
   }
 
@@ -250,13 +205,13 @@ export function createEngineCore(options: CoreOptions): EngineCore {
     arm()
   }
 
-  function remove(live: Live): void {
+  function remove(live: LiveSequence): void {
     running = running.filter((other) => other !== live)
     waiting = waiting.filter((other) => other !== live)
   }
 
   function abort(sequence: Sequence): void {
-    const live = sequence as Live
+    const live = sequence as LiveSequence
     if (live.state === 'running') live.abortAsked = true
     if (live.state !== 'waiting') return
     remove(live)
@@ -274,7 +229,7 @@ export function createEngineCore(options: CoreOptions): EngineCore {
     },
     submit(promptTokenIds, sampling, listener) {
       const room = Math.max(0, options.contextLength - promptTokenIds.length - 1)
-      const live: Live = {
+      const live: LiveSequence = {
         promptTokenIds,
         sampling,
         listener,
@@ -311,7 +266,7 @@ export function createEngineCore(options: CoreOptions): EngineCore {
       options.onTurnEnd()
     },
     drop(sequence) {
-      const live = sequence as Live
+      const live = sequence as LiveSequence
       if (live.state === 'ended') return
       if (frozen && live.state === 'running') {
         live.abortAsked = true
@@ -359,17 +314,7 @@ export function createEngineCore(options: CoreOptions): EngineCore {
       }
       version = newVersion
     },
-    spansOf(sequence) {
-      const live = sequence as Live
-      const spans: { version: string; start: number; end: number }[] = []
-      for (const change of [...live.changes, { version, tokens: live.tokenIds.length }]) {
-        const last = spans.at(-1)
-        if (last !== undefined && change.tokens <= last.end) continue
-        if (last !== undefined && last.version === change.version) last.end = change.tokens
-        else spans.push({ version: change.version, start: last?.end ?? 0, end: change.tokens })
-      }
-      return spans
-    },
+    spansOf: (sequence) => spansOf(sequence as LiveSequence, version),
     setSlow(factor) {
       slow = factor
     },
@@ -381,8 +326,4 @@ export function createEngineCore(options: CoreOptions): EngineCore {
       count()
     },
   }
-}
-
-function contextOf(live: Live): readonly number[] {
-  return live.tokenIds.length === 0 ? live.promptTokenIds : [...live.promptTokenIds, ...live.tokenIds]
 }

@@ -96,8 +96,7 @@ export async function startEmbeddedEngine(options: EmbeddedEngineOptions = {}): 
     if (request.headers.connection?.toLowerCase() !== 'close') response.setHeader('connection', 'keep-alive')
     const target = request.url ?? '/'
     const cut = target.indexOf('?')
-    const query = new URLSearchParams(cut < 0 ? '' : target.slice(cut + 1))
-    dialect.handle(request, response, cut < 0 ? target : target.slice(0, cut), query)
+    dialect.handle(request, response, cut < 0 ? target : target.slice(0, cut))
   }
 
   function close(): Promise<void> {

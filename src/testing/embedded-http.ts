@@ -5,7 +5,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 
 /** What a wire protocol has to answer. */
 export interface Dialect {
-  handle(request: IncomingMessage, response: ServerResponse, path: string, query: URLSearchParams): void
+  handle(request: IncomingMessage, response: ServerResponse, path: string): void
   /** After one or several steps: write what has gathered. */
   turnEnded(): void
   close(): void

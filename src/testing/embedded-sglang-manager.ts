@@ -4,8 +4,9 @@
  * `continue` until the clients leave, and an update that may not flush has changed the weights all the same.
  */
 import { messageOf } from '../errors.ts'
-import type { EngineCore, Sequence } from './embedded-core.ts'
+import type { EngineCore } from './embedded-core.ts'
 import type { EngineCounters } from './embedded-engine.ts'
+import type { Sequence } from './embedded-sequence.ts'
 import { loadWeights } from './tiny-policy.ts'
 
 export type PauseMode = 'abort' | 'retract' | 'in_place'

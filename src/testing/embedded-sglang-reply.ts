@@ -3,8 +3,8 @@
  * or carry deltas. A long cumulative stream costs memory copies, not re-rendering: what was rendered once stays as bytes.
  */
 import type { ServerResponse } from 'node:http'
-import type { Sequence, Span } from './embedded-core.ts'
 import type { EngineCounters } from './embedded-engine.ts'
+import type { Sequence, Span } from './embedded-sequence.ts'
 import { textOf, textOfToken } from './tiny-policy.ts'
 
 export interface ReplyContext {
@@ -46,6 +46,16 @@ export function createEventStream(
   let pending: (string | Buffer)[] = []
   let ended = false
 
+  /** The same for every event until the version changes. */
+  let head = ''
+  let headVersion: string | null = null
+  function headNow(): string {
+    const version = context.weightVersion()
+    if (version !== headVersion) head = metaHead(context, null, false, version)
+    headVersion = version
+    return head
+  }
+
   function write(...parts: (string | Buffer)[]): void {
     if (pending.length === 0) options.onDirty()
     pending.push(...parts)
@@ -72,22 +82,22 @@ export function createEventStream(
       if (interval > 1 && count % interval !== 1) return
       // A slow reader gets fewer, larger events, as the real server drains its queue.
       if (response.writableNeedDrain) return
-      const text = textOf(sequence.tokenIds.slice(sent))
+      const text = textFrom(sequence.tokenIds, sent)
       const ids = listOf(sequence.tokenIds, sent)
       const logprobs = context.logprobs ? logprobsOf(sequence, sent) : ''
       sent = count
-      const head = `"meta_info":${metaHead(context, null)},"num_retractions":${sequence.retractions}`
+      const meta = `"meta_info":${headNow()},"num_retractions":${sequence.retractions}`
       if (soFar === null) {
         const list = context.logprobs
           ? `,"input_token_logprobs":[],"output_token_logprobs":[${logprobs}],"output_token_logprobs_length":${count}`
           : ''
-        write(`data: {"text":"${text}","output_ids":[${ids}],${head}${list},${metaCounts(sequence)}}}\n\n`)
+        write(`data: {"text":"${text}","output_ids":[${ids}],${meta}${list},${metaCounts(sequence)}}}\n\n`)
         return
       }
       const { text: texts, ids: allIds, logprobs: allLogprobs } = soFar
       texts.append(text)
       allIds.append(allIds.empty ? ids : `,${ids}`)
-      write('data: {"text":"', texts.bytes(), '","output_ids":[', allIds.bytes(), `],${head}`)
+      write('data: {"text":"', texts.bytes(), '","output_ids":[', allIds.bytes(), `],${meta}`)
       if (context.logprobs) {
         allLogprobs.append(allLogprobs.empty ? logprobs : `,${logprobs}`)
         write(
@@ -173,6 +183,12 @@ function finalText({ finish, tokenIds }: Sequence, noStopTrim: boolean): string 
 
 function shownText({ tokenIds }: Sequence, count: number): number {
   return textOf(tokenIds.slice(0, count)).length
+}
+
+function textFrom(tokenIds: readonly number[], from: number): string {
+  let text = ''
+  for (let i = from; i < tokenIds.length; i++) text += textOfToken(tokenIds[i]!)
+  return text
 }
 
 function listOf(tokenIds: readonly number[], from: number): string {
