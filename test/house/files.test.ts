@@ -32,7 +32,7 @@ describe('the files of the project', () => {
 
   it('each opens with a block comment that says what it is responsible for', () => {
     const silent = all
-      .filter((file) => !file.path.startsWith('test/package/consumers/'))
+      .filter(({ path }) => !/^test\/(package\/consumers|e2e\/engines)\//.test(path))
       .filter((file) => opening(file.text) === null)
       .map((file) => file.path)
     expect(silent).toEqual([])

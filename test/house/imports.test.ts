@@ -68,7 +68,7 @@ const PURE: readonly Room[] = ['rollout', 'scheduling', 'machines']
 const files = sources(['src', 'machines'])
 
 function roomOf(path: string): Room {
-  if (/^src\/(errors|problems|clock)\.ts$/.test(path)) return 'base'
+  if (/^src\/(errors|problems|clock|checks)\.ts$/.test(path)) return 'base'
   const name = /^(?:src\/)?([a-z]+)(?:\/|\.ts$)/.exec(path)?.[1] ?? path
   if (name in HOUSE) return name as Room
   throw new Error(`${path} is in no room of the house: put it in one, or add the room to ${import.meta.filename}`)
