@@ -1,0 +1,115 @@
+/**
+ * The run as a statechart: membership of the fleet, phases, and the moments at which waiting samples may be placed.
+ *
+ * Placement happens in the action `place` and nowhere else, so only on an event to this actor and only in phase `rollout`
+ * (D13, I10). The machine ships with an empty `place`; createSupervisor provides the real one. Instances are spawned in one
+ * batch, because spawning one by one is quadratic in live children, and stopped children are removed.
+ */
+import { assign, setup, stopChild } from 'xstate'
+import { type InstanceInput, instanceMachine } from './instance.ts'
+
+export interface SupervisorContext {
+  /** True while the user wants the run paused, whatever phase it is in. */
+  readonly paused: boolean
+  /** Version of the policy weights that the fleet was last brought to; null in an unversioned fleet. */
+  readonly version: number | null
+}
+
+export type SupervisorMachineEvent =
+  | { readonly type: 'instances.added'; readonly instances: readonly InstanceInput[] }
+  | { readonly type: 'fleet.ready' }
+  /** Something changed that may let a waiting sample run. */
+  | { readonly type: 'task.submitted' }
+  | { readonly type: 'slot.freed' }
+  | { readonly type: 'instance.opened' }
+  | { readonly type: 'queue.changed' }
+  | { readonly type: 'pause.requested' }
+  | { readonly type: 'resume.requested' }
+  | { readonly type: 'update.started' }
+  | { readonly type: 'gates.closed' }
+  | { readonly type: 'fleet.quiet' }
+  | { readonly type: 'weights.applied' }
+  | { readonly type: 'weights.verified'; readonly version: number }
+  | { readonly type: 'update.failed' }
+  | { readonly type: 'gates.opened' }
+  | { readonly type: 'run.stopping' }
+  | { readonly type: 'run.stopped' }
+
+export const supervisorMachine = setup({
+  types: {
+    context: {} as SupervisorContext,
+    events: {} as SupervisorMachineEvent,
+  },
+  actors: { instance: instanceMachine },
+  guards: {
+    isPaused: ({ context }) => context.paused,
+  },
+  actions: {
+    /** Gives free slots to waiting samples. */
+    place: () => {},
+    join: assign(({ event, spawn }) => {
+      if (event.type === 'instances.added')
+        for (const input of event.instances) spawn('instance', { id: input.id, input })
+      return {}
+    }),
+    remove: stopChild(({ event }) => (event as unknown as { readonly actorId: string }).actorId),
+    wantPause: assign({ paused: true }),
+    wantResume: assign({ paused: false }),
+    setVersion: assign(({ event }) => (event.type === 'weights.verified' ? { version: event.version } : {})),
+  },
+}).createMachine({
+  id: 'supervisor',
+  context: { paused: false, version: null },
+  initial: 'starting',
+  on: {
+    'instances.added': { actions: 'join' },
+    'xstate.done.actor.*': { actions: 'remove' },
+    'pause.requested': { actions: 'wantPause' },
+    'resume.requested': { actions: 'wantResume' },
+    'run.stopping': { target: '.stopping' },
+  },
+  states: {
+    starting: {
+      on: {
+        'fleet.ready': [{ guard: 'isPaused', target: 'paused' }, { target: 'rollout' }],
+      },
+    },
+    rollout: {
+      entry: 'place',
+      on: {
+        'task.submitted': { actions: 'place' },
+        'slot.freed': { actions: 'place' },
+        'instance.opened': { actions: 'place' },
+        'queue.changed': { actions: 'place' },
+        'pause.requested': { target: 'paused', actions: 'wantPause' },
+        'update.started': { target: 'weightUpdate' },
+      },
+    },
+    paused: {
+      on: {
+        'resume.requested': { target: 'rollout', actions: 'wantResume' },
+        'update.started': { target: 'weightUpdate' },
+      },
+    },
+    weightUpdate: {
+      initial: 'closing',
+      on: { 'update.failed': { target: '.reopening' } },
+      states: {
+        closing: { on: { 'gates.closed': { target: 'interrupting' } } },
+        interrupting: { on: { 'fleet.quiet': { target: 'applying' } } },
+        applying: { on: { 'weights.applied': { target: 'verifying' } } },
+        verifying: { on: { 'weights.verified': { target: 'reopening', actions: 'setVersion' } } },
+        reopening: {
+          on: {
+            'gates.opened': [{ guard: 'isPaused', target: '#supervisor.paused' }, { target: '#supervisor.rollout' }],
+          },
+        },
+      },
+    },
+    stopping: {
+      // The whole tree is about to go: removing its children one by one would be quadratic.
+      on: { 'run.stopped': { target: 'stopped' }, 'run.stopping': {}, 'xstate.done.actor.*': {} },
+    },
+    stopped: { type: 'final' },
+  },
+})

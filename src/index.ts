@@ -1,0 +1,48 @@
+/**
+ * Everything a user of rollout-supervisor imports.
+ */
+export type { Clock } from './clock.ts'
+export type {
+  Capabilities,
+  Chunk,
+  DriverFactory,
+  DriverOptions,
+  EngineDriver,
+  GenerateRequest,
+  Load,
+  Probe,
+  WeightUpdate,
+  WireSpan,
+} from './engines/driver.ts'
+export { type EngineName, engineNames } from './engines/index.ts'
+export { errorTable, RolloutError, type RolloutErrorCode, type RolloutErrorFields } from './errors.ts'
+export type { InstanceOptions, SupervisorOptions, TimeoutOptions } from './options.ts'
+export type { Problem } from './problems.ts'
+export type {
+  Completion,
+  FinishReason,
+  LogprobBasis,
+  Outcome,
+  Segment,
+  SegmentEnd,
+  VersionSpan,
+} from './rollout/completion.ts'
+export type { Group } from './rollout/group.ts'
+export type { ChatMessage, Prompt, Sampling, Task, TaskKind } from './rollout/task.ts'
+export type { UpdateReport, UpdateStep } from './run/phases.ts'
+export type { Rollout } from './run/rollout.ts'
+export type { FleetView, InstanceView } from './run/views.ts'
+export { type PolicyOption, policyNames } from './scheduling/policies.ts'
+export type { InstanceLoad, Placeable, PlacementPolicy } from './scheduling/policy.ts'
+export type { RolloutEvent, TokensEvent } from './streams/task-events.ts'
+export { type CompletionsOptions, createSupervisor, type Supervisor, type WeightUpdateOptions } from './supervisor.ts'
+export type {
+  InstanceEvent,
+  InstanceState,
+  Phase,
+  RunEvent,
+  SampleEvent,
+  SupervisorEvent,
+  WaitReason,
+} from './telemetry/events.ts'
+export type { Logger } from './telemetry/logger.ts'

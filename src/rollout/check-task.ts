@@ -1,0 +1,175 @@
+/**
+ * The check of a task: everything wrong with it is found before any of it is admitted, and said in one error.
+ */
+import { checkBoolean, checkInteger, checkNumber, checkOneOf } from '../checks.ts'
+import { RolloutError } from '../errors.ts'
+import { isRecord, type Problem, problemList, type Report, rejectUnknownKeys, show } from '../problems.ts'
+import { type CheckedSampling, type CheckedTask, MAX_SAMPLES, type Prompt, type Task } from './task.ts'
+
+const TASK_KEYS = ['prompt', 'sampling', 'samples', 'kind', 'id', 'priority', 'minVersion', 'meta', 'signal'] as const
+const SAMPLING_KEYS = [
+  'maxTokens',
+  'minTokens',
+  'temperature',
+  'topP',
+  'topK',
+  'minP',
+  'stop',
+  'stopTokenIds',
+  'ignoreEos',
+  'seed',
+] as const
+
+/** Above any vocabulary in use; keeps ids inside Int32Array. */
+const MAX_TOKEN_ID = 2 ** 31 - 1
+
+/** Ids make request lines and file names: a few hundred printable characters. */
+const MAX_ID_LENGTH = 200
+
+const DEFAULT_MAX_TOKENS = 1024
+
+const DEFAULT_SAMPLING: CheckedSampling = {
+  maxTokens: DEFAULT_MAX_TOKENS,
+  minTokens: 0,
+  temperature: 1,
+  topP: 1,
+  topK: -1,
+  minP: 0,
+  stop: [],
+  stopTokenIds: [],
+  ignoreEos: false,
+  seed: null,
+}
+
+/**
+ * Checks a task whole and fills in its defaults.
+ * @param vocabularySize smallest known vocabulary of the fleet, or null
+ * @throws RolloutError INVALID_TASK that lists every problem
+ */
+export function checkTask(task: Task, vocabularySize: number | null): CheckedTask {
+  const problems: Problem[] = []
+  const report: Report = (path, expected, found) => problems.push({ path, expected, found: String(found) })
+  if (!isRecord(task)) {
+    report('task', 'an object with a prompt', show(task))
+    throw invalid(problems)
+  }
+  rejectUnknownKeys(task, TASK_KEYS, '', report)
+  const maxTokenId = checkPrompt(task.prompt, report)
+  if (vocabularySize !== null && maxTokenId >= vocabularySize) {
+    report('prompt', `token ids below ${vocabularySize}, the size of the vocabulary`, show(maxTokenId))
+  }
+  const checked: CheckedTask = {
+    prompt: task.prompt,
+    maxTokenId,
+    sampling: task.sampling === undefined ? DEFAULT_SAMPLING : checkSampling(task.sampling, report),
+    samples: checkInteger(report, 'samples', task.samples, { min: 1, max: MAX_SAMPLES }, 1),
+    kind: checkOneOf(report, 'kind', task.kind, ['rollout', 'evaluation'], 'rollout'),
+    priority: checkNumber(report, 'priority', task.priority, {}, 0),
+    minVersion: checkInteger(report, 'minVersion', task.minVersion, { min: 0 }, null),
+    meta: task.meta,
+    signal: task.signal,
+  }
+  if (task.id !== undefined && (typeof task.id !== 'string' || task.id === '' || task.id.length > MAX_ID_LENGTH)) {
+    report('id', `a string of 1 to ${MAX_ID_LENGTH} characters`, show(task.id))
+  }
+  if (task.signal !== undefined && !(task.signal instanceof AbortSignal))
+    report('signal', 'an AbortSignal', show(task.signal))
+  if (problems.length > 0) throw invalid(problems)
+  return checked
+}
+
+function invalid(problems: readonly Problem[]): RolloutError {
+  return new RolloutError('INVALID_TASK', `the task cannot be run:\n${problemList(problems)}`, { problems })
+}
+
+/** The largest token id of the prompt, or -1 for text. */
+function checkPrompt(prompt: Prompt, report: Report): number {
+  if (typeof prompt === 'string') {
+    if (prompt === '') report('prompt', 'text that is not empty', '"" (string)')
+    return -1
+  }
+  if (prompt instanceof Int32Array || (Array.isArray(prompt) && typeof prompt[0] === 'number')) {
+    return checkTokenIds(prompt as readonly number[], 'prompt', report)
+  }
+  if (!Array.isArray(prompt)) {
+    report('prompt', 'token ids, text, or chat messages', show(prompt))
+    return -1
+  }
+  if (prompt.length === 0) report('prompt', 'at least one token id or message', 'an empty array')
+  for (const [index, message] of prompt.entries()) {
+    if (!isRecord(message) || typeof message.role !== 'string' || typeof message.content !== 'string') {
+      report(`prompt[${index}]`, 'a token id in a list of them, or { role, content } with two strings', show(message))
+      break
+    }
+  }
+  return -1
+}
+
+function checkTokenIds(ids: readonly number[] | Int32Array, path: string, report: Report): number {
+  let largest = -1
+  if (ids.length === 0) report(path, 'at least one token id', 'an empty array')
+  for (let index = 0; index < ids.length; index++) {
+    const id = ids[index] as unknown
+    if (typeof id !== 'number' || !Number.isInteger(id) || id < 0 || id > MAX_TOKEN_ID) {
+      report(`${path}[${index}]`, 'a token id, an integer of at least 0', show(id))
+      return largest
+    }
+    if (id > largest) largest = id
+  }
+  return largest
+}
+
+function checkSampling(sampling: unknown, report: Report): CheckedSampling {
+  if (!isRecord(sampling)) {
+    report('sampling', 'an object', show(sampling))
+    return DEFAULT_SAMPLING
+  }
+  rejectUnknownKeys(sampling, SAMPLING_KEYS, 'sampling', report)
+  const at = (key: (typeof SAMPLING_KEYS)[number]): [Report, string, unknown] => [
+    report,
+    `sampling.${key}`,
+    sampling[key],
+  ]
+  const topK = checkInteger(...at('topK'), { min: -1 }, -1)
+  const checked: CheckedSampling = {
+    maxTokens: checkInteger(...at('maxTokens'), { min: 1 }, DEFAULT_MAX_TOKENS),
+    minTokens: checkInteger(...at('minTokens'), { min: 0 }, 0),
+    temperature: checkNumber(...at('temperature'), { min: 0 }, 1),
+    topP: checkNumber(...at('topP'), { min: 0, max: 1, exclusive: true }, 1),
+    topK: topK === 0 ? -1 : topK,
+    minP: checkNumber(...at('minP'), { min: 0, max: 1 }, 0),
+    stop: checkList(
+      sampling.stop,
+      (each) => typeof each === 'string' && each !== '',
+      'sampling.stop',
+      'strings',
+      report,
+    ),
+    stopTokenIds: checkList(
+      sampling.stopTokenIds,
+      (each) => Number.isInteger(each) && (each as number) >= 0 && (each as number) <= MAX_TOKEN_ID,
+      'sampling.stopTokenIds',
+      'token ids',
+      report,
+    ),
+    ignoreEos: checkBoolean(...at('ignoreEos'), false),
+    seed: checkInteger(...at('seed'), { min: 0 }, null),
+  }
+  if (checked.minTokens > checked.maxTokens) {
+    report('sampling.minTokens', `at most maxTokens, ${checked.maxTokens}`, show(checked.minTokens))
+  }
+  return checked
+}
+
+function checkList<T>(
+  value: unknown,
+  fits: (each: unknown) => boolean,
+  path: string,
+  what: string,
+  report: Report,
+): readonly T[] {
+  if (value === undefined) return []
+  if (Array.isArray(value) && value.every(fits)) return value as readonly T[]
+  report(path, `an array of ${what}`, Array.isArray(value) ? show(value.find((each) => !fits(each))) : show(value))
+  return []
+}

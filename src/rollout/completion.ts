@@ -1,0 +1,59 @@
+/**
+ * The single terminal record of a sample (I2), and the pieces it is made of.
+ * Tokens, log-probabilities and version spans always have equal length (I8).
+ */
+import type { RolloutError } from '../errors.ts'
+import type { TaskKind } from './task.ts'
+
+export type Outcome = 'completed' | 'failed' | 'cancelled' | 'expired'
+
+export type FinishReason = 'stop' | 'length' | 'toolCalls'
+
+/** Which distribution the log-probabilities are of: the one sampled from, or the one before temperature. */
+export type LogprobBasis = 'sampled' | 'raw'
+
+/** Weight version of the tokens `[start, end)`; null where the fleet is unversioned. */
+export interface VersionSpan {
+  readonly version: number | null
+  readonly start: number
+  readonly end: number
+  /** True where some of these tokens may have been sampled from other weights than `version` says. */
+  readonly mixed?: boolean
+}
+
+/** Why an attempt ended. */
+export type SegmentEnd = 'finished' | 'interrupted' | 'failed' | 'busy' | 'cancelled' | 'timedOut'
+
+/** What one attempt produced: the tokens `[start, end)` of the completion. Times are clock milliseconds. */
+export interface Segment {
+  readonly instance: string
+  /** Id of the request at the engine. */
+  readonly attempt: string
+  readonly start: number
+  readonly end: number
+  readonly reason: SegmentEnd
+  readonly placedAt: number
+  readonly firstTokenAt: number | null
+  readonly endedAt: number
+}
+
+export interface Completion<M = unknown> {
+  /** `<task id>/<sample>` */
+  readonly id: string
+  readonly taskId: string
+  readonly sample: number
+  readonly kind: TaskKind
+  readonly outcome: Outcome
+  readonly finishReason: FinishReason | null
+  /** Decoded text, or null where the engine sends none. */
+  readonly text: string | null
+  readonly tokenIds: Int32Array
+  /** Natural logarithms, as long as tokenIds; empty where the engine gives none. */
+  readonly logprobs: Float32Array
+  readonly versions: readonly VersionSpan[]
+  readonly logprobBasis: LogprobBasis
+  readonly segments: readonly Segment[]
+  readonly timings: { readonly waitedMs: number; readonly firstTokenMs: number | null; readonly totalMs: number }
+  readonly error: RolloutError | null
+  readonly meta: M
+}

@@ -1,0 +1,156 @@
+/**
+ * One of the sequences of a task: the unit of scheduling, a plain record (never an actor). While it waits it is only this
+ * record; buffers are made with its first token. Tokens, log-probabilities and spans grow together (I8).
+ */
+import type { Completion, LogprobBasis, Segment, VersionSpan } from './completion.ts'
+import type { Group } from './group.ts'
+import type { CheckedTask } from './task.ts'
+import type { Waiter } from './waiter.ts'
+
+/** A task while any of its samples lives. */
+export interface LiveTask {
+  readonly id: string
+  readonly spec: CheckedTask
+  readonly samples: Sample[]
+  /** By sample, as they end. */
+  readonly completions: Completion[]
+  /** How many samples have ended. */
+  ended: number
+  /** True from the first lease of any sample. */
+  started: boolean
+  /** Token ids of a text or chat prompt, once a server has made them. */
+  promptTokenIds: readonly number[] | null
+  /** Set when somebody waits for the group. */
+  resolve: ((group: Group) => void) | null
+  group: Group | null
+  /** Told of this task's events, when somebody listens. */
+  listeners: Set<(event: unknown) => void> | null
+  offSignal: (() => void) | null
+}
+
+export interface Sample extends Waiter {
+  readonly task: LiveTask
+  readonly index: number
+  status: 'waiting' | 'running' | 'ended'
+  /** Why it is not in the queue although it waits, or null. */
+  parked: 'backoff' | 'version' | null
+  /** Timer of its backoff. */
+  backoff: unknown
+  queuedAt: number
+  submittedAt: number
+  /** Milliseconds spent waiting, over all its waits. */
+  waitedMs: number
+  firstTokenAt: number | null
+  /** Milliseconds under leases that have ended. */
+  heldMs: number
+  /** Attempts in a row without a new token. */
+  fruitless: number
+  busy: number
+  /** Instances that refused it as their own fault. */
+  refusedBy: Set<string> | null
+  output: Output | null
+  segments: Segment[]
+}
+
+/** What has been generated so far. */
+export interface Output {
+  tokenIds: Int32Array
+  logprobs: Float32Array
+  length: number
+  hasLogprobs: boolean
+  basis: LogprobBasis
+  text: string | null
+  spans: VersionSpan[]
+}
+
+const NO_SEGMENTS: Segment[] = []
+const FIRST_TOKENS = 64
+
+export function createSample(task: LiveTask, index: number, now: number): Sample {
+  return {
+    task,
+    index,
+    priority: task.spec.priority,
+    lane: null,
+    before: null,
+    after: null,
+    status: 'waiting',
+    parked: null,
+    backoff: null,
+    queuedAt: now,
+    submittedAt: now,
+    waitedMs: 0,
+    firstTokenAt: null,
+    heldMs: 0,
+    fruitless: 0,
+    busy: 0,
+    refusedBy: null,
+    output: null,
+    segments: NO_SEGMENTS,
+  }
+}
+
+export function outputOf(sample: Sample): Output {
+  sample.output ??= {
+    tokenIds: new Int32Array(FIRST_TOKENS),
+    logprobs: new Float32Array(FIRST_TOKENS),
+    length: 0,
+    hasLogprobs: true,
+    basis: 'sampled',
+    text: null,
+    spans: [],
+  }
+  return sample.output
+}
+
+export function tokenCount(sample: Sample): number {
+  return sample.output === null ? 0 : sample.output.length
+}
+
+/** Adds what a chunk brought, and nothing else of it. */
+export function append(
+  output: Output,
+  tokenIds: readonly number[],
+  logprobs: readonly number[],
+  text: string | null,
+): void {
+  const length = output.length + tokenIds.length
+  if (length > output.tokenIds.length) grow(output, length)
+  output.tokenIds.set(tokenIds, output.length)
+  if (logprobs.length === tokenIds.length) output.logprobs.set(logprobs, output.length)
+  else output.hasLogprobs = false
+  output.length = length
+  if (text !== null) output.text = output.text === null ? text : output.text + text
+}
+
+function grow(output: Output, atLeast: number): void {
+  let size = output.tokenIds.length
+  while (size < atLeast) size *= 2
+  const tokenIds = new Int32Array(size)
+  const logprobs = new Float32Array(size)
+  tokenIds.set(output.tokenIds)
+  logprobs.set(output.logprobs)
+  output.tokenIds = tokenIds
+  output.logprobs = logprobs
+}
+
+/** Forgets all tokens: the sample begins again. */
+export function restart(sample: Sample): void {
+  sample.output = null
+}
+
+/** Labels the tokens `[start, end)`, joining them to the span before when it says the same. */
+export function addSpan(output: Output, span: VersionSpan): void {
+  if (span.start >= span.end) return
+  const last = output.spans.at(-1)
+  if (last !== undefined && last.version === span.version && last.end === span.start && last.mixed === span.mixed) {
+    output.spans[output.spans.length - 1] = { ...last, end: span.end }
+  } else {
+    output.spans.push(span)
+  }
+}
+
+export function addSegment(sample: Sample, segment: Segment): void {
+  if (sample.segments === NO_SEGMENTS) sample.segments = [segment]
+  else sample.segments.push(segment)
+}

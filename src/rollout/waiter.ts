@@ -1,0 +1,12 @@
+/**
+ * What a sample carries of the queue it waits in: the lane it is in, and its neighbours in line.
+ */
+export type QueueLane = 'evaluation' | 'interrupted' | 'retry' | 'started' | 'fresh'
+
+/** What the queue needs of a sample, kept in the sample itself. */
+export interface Waiter {
+  readonly priority: number
+  lane: QueueLane | null
+  before: Waiter | null
+  after: Waiter | null
+}

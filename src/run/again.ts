@@ -1,0 +1,60 @@
+/**
+ * A sample that has run waits again: interrupted, retried, or after a backoff. One that has all it may have is complete instead.
+ */
+import { RolloutError } from '../errors.ts'
+import { restart, type Sample } from '../rollout/sample.ts'
+import { isTokenIds } from '../rollout/task.ts'
+import { type Attempt, can, type Run } from './run.ts'
+import { settle } from './settle.ts'
+import { count, enqueue, laneOf, unpark } from './waitlist.ts'
+import { wake } from './wake.ts'
+
+/** Puts a running sample back in the queue. Without token ids to resume from it begins again. */
+export function waitAgain(run: Run, attempt: Attempt, sample: Sample, lane: 'interrupted' | 'retry'): void {
+  if (endsHere(run, sample)) return
+  const hasIds = sample.task.promptTokenIds !== null || isTokenIds(sample.task.spec.prompt)
+  const resumable = hasIds && can(attempt.instance).tokenIds
+  if (!resumable) restart(sample)
+  count(run, sample, 'waiting')
+  sample.queuedAt = run.clock.now()
+  enqueue(run, sample, laneOf(sample, lane), lane)
+  run.hub.changed()
+}
+
+export function backOff(run: Run, attempt: Attempt, sample: Sample, afterMs: number): void {
+  waitAgain(run, attempt, sample, 'retry')
+  if (sample.lane === null) return
+  run.queue.remove(sample)
+  sample.parked = 'backoff'
+  run.parked.add(sample)
+  sample.backoff = run.clock.setTimeout(() => {
+    unpark(run, sample)
+    run.queue.add(sample, laneOf(sample, 'retry'))
+    wake(run, 'queue.changed')
+  }, afterMs)
+}
+
+/** An interrupted sample that has all it may have, or whose last token ends it, is complete as it is. */
+function endsHere(run: Run, sample: Sample): boolean {
+  const { output } = sample
+  if (output === null || output.length === 0) return false
+  const { maxTokens, minTokens, stopTokenIds, ignoreEos } = sample.task.spec.sampling
+  const last = output.tokenIds[output.length - 1]!
+  if (!ignoreEos && output.length >= minTokens && stopTokenIds.includes(last))
+    settle(run, sample, 'completed', null, 'stop')
+  else if (output.length >= maxTokens) settle(run, sample, 'completed', null, 'length')
+  return sample.status === 'ended'
+}
+
+export function exhaust(run: Run, sample: Sample, cause: RolloutError): void {
+  settle(
+    run,
+    sample,
+    'failed',
+    new RolloutError(
+      'ATTEMPTS_EXHAUSTED',
+      `${run.options.attempts} attempts in a row of ${sample.task.id}/${sample.index} yielded no new token; the last: ${cause.message}`,
+      { cause },
+    ),
+  )
+}

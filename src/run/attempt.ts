@@ -1,0 +1,223 @@
+/**
+ * One HTTP generation under one lease, from the slot taken to the slot given back.
+ *
+ *     attached: tokens go to the sample --ends--> the sample is settled or waits again, the lease is given back
+ *        | detach: the sample goes on without it (cancelled, timed out, instance left)
+ *     detached: the engine is told to end it --confirmed--> the lease is given back
+ *
+ * Keeps I4 (each lease given back exactly once), I8 (spans cover every token) and I11 (a cancel reaches the engine, and the
+ * slot counts as free only when the engine says so; decision 23).
+ */
+import type { Chunk, GenerateRequest } from '../engines/driver.ts'
+import { messageOf, RolloutError } from '../errors.ts'
+import { append, outputOf, type Sample, tokenCount } from '../rollout/sample.ts'
+import { isTokenIds } from '../rollout/task.ts'
+import { decideRetry } from '../scheduling/retry.ts'
+import { segmentSeed } from '../scheduling/seed.ts'
+import { backOff, exhaust, waitAgain } from './again.ts'
+import { confirmEnded } from './detach.ts'
+import { askAgain, blame } from './health.ts'
+import type { Attempt, Instance, Run } from './run.ts'
+import { part } from './segment.ts'
+import { settle } from './settle.ts'
+import { wake } from './wake.ts'
+import { watch } from './watch.ts'
+
+/** Wide enough for 10^13 attempts: fixed width keeps ids from being prefixes of one another (F11). */
+const REQUEST_DIGITS = 13
+
+export function startAttempt(run: Run, sample: Sample, instance: Instance, lease: number, now: number): void {
+  const attempt: Attempt = {
+    requestId: `${run.runId}-${String(++run.lastRequest).padStart(REQUEST_DIGITS, '0')}`,
+    instance,
+    lease,
+    controller: new AbortController(),
+    placedAt: now,
+    start: tokenCount(sample),
+    version: run.version,
+    firstTokenAt: null,
+    lastTokenAt: now,
+    owner: sample,
+    sample,
+    produced: 0,
+    outcome: 'neutral',
+    reason: 'finished',
+    watch: null,
+  }
+  run.attempts.set(sample, attempt)
+  instance.attempts.add(attempt)
+  watch(run, attempt)
+  void drive(run, attempt, sample)
+}
+
+async function drive(run: Run, attempt: Attempt, sample: Sample): Promise<void> {
+  let last: Chunk | null = null
+  let error: RolloutError | null = null
+  try {
+    const { driver } = attempt.instance
+    const { prompt } = sample.task.spec
+    if (!isTokenIds(prompt) && sample.task.promptTokenIds === null && driver.tokenize !== undefined) {
+      sample.task.promptTokenIds = await driver.tokenize(prompt as string, attempt.controller.signal)
+    }
+    for await (const chunk of driver.generate(requestOf(attempt, sample), attempt.controller.signal)) {
+      if (attempt.sample !== null) receive(run, attempt, sample, chunk)
+      if (chunk.finishReason !== null) last = chunk
+    }
+    if (last === null)
+      error = new RolloutError('TRANSPORT', `instance ${attempt.instance.id} ended a stream without a finish reason`, {
+        instance: attempt.instance.id,
+      })
+  } catch (cause) {
+    error = RolloutError.isInstance(cause)
+      ? cause
+      : new RolloutError('ENGINE_ERROR', `the driver of instance ${attempt.instance.id} failed: ${messageOf(cause)}`, {
+          instance: attempt.instance.id,
+          cause,
+        })
+  }
+  run.clock.clearTimeout(attempt.watch)
+  if (attempt.sample === null) confirmEnded(run, attempt, () => giveBack(run, attempt))
+  else if (error === null) finish(run, attempt, sample, last!)
+  else fail(run, attempt, sample, error)
+}
+
+/** What is sent: the prompt and the tokens so far, with what is left of the budget and a seed of its own. */
+function requestOf(attempt: Attempt, sample: Sample): GenerateRequest {
+  const { task, output } = sample
+  const { sampling } = task.spec
+  const promptIds = task.promptTokenIds ?? (isTokenIds(task.spec.prompt) ? task.spec.prompt : null)
+  const done = output?.length ?? 0
+  const segment = sample.segments.length
+  let prompt = promptIds ?? (task.spec.prompt as string)
+  if (done > 0 && promptIds !== null) {
+    const joined = new Int32Array(promptIds.length + done)
+    joined.set(promptIds)
+    joined.set(output!.tokenIds.subarray(0, done), promptIds.length)
+    prompt = joined
+  }
+  return {
+    requestId: attempt.requestId,
+    prompt,
+    sampling:
+      done === 0 && sampling.seed === null
+        ? sampling
+        : {
+            ...sampling,
+            maxTokens: sampling.maxTokens - done,
+            minTokens: Math.max(0, sampling.minTokens - done),
+            seed: sampling.seed === null ? null : segmentSeed(sampling.seed, sample.index, segment),
+          },
+  }
+}
+
+function receive(run: Run, attempt: Attempt, sample: Sample, chunk: Chunk): void {
+  if (chunk.tokenIds.length === 0 && chunk.text === null) return
+  const now = run.clock.now()
+  attempt.lastTokenAt = now
+  attempt.firstTokenAt ??= now
+  sample.firstTokenAt ??= now
+  append(outputOf(sample), chunk.tokenIds, chunk.logprobs, chunk.text)
+  if (sample.task.listeners !== null) {
+    const { tokenIds, logprobs, text } = chunk
+    const event = {
+      type: 'sample.tokens',
+      at: now,
+      taskId: sample.task.id,
+      sample: sample.index,
+      tokenIds,
+      logprobs,
+      text,
+    }
+    for (const listener of sample.task.listeners) listener(event)
+  }
+}
+
+function finish(run: Run, attempt: Attempt, sample: Sample, last: Chunk): void {
+  const { finishReason } = last
+  if (finishReason === 'abort') {
+    interrupted(run, attempt, sample, last)
+    return
+  }
+  part(run, attempt, sample, 'finished', last.versions)
+  attempt.outcome = 'succeeded'
+  attempt.instance.totals.completed++
+  settle(run, sample, 'completed', null, finishReason)
+  giveBack(run, attempt)
+}
+
+/** Somebody else ended it at the engine: it resumes. With no new token it counts as fruitless, or it could go on for ever. */
+function interrupted(run: Run, attempt: Attempt, sample: Sample, last: Chunk): void {
+  part(run, attempt, sample, 'interrupted', last.versions)
+  attempt.instance.totals.interrupted++
+  if (sample.fruitless >= run.options.attempts) {
+    exhaust(
+      run,
+      sample,
+      new RolloutError('TRANSPORT', `instance ${attempt.instance.id} ended the request`, {
+        instance: attempt.instance.id,
+      }),
+    )
+  } else {
+    waitAgain(run, attempt, sample, 'interrupted')
+  }
+  giveBack(run, attempt)
+}
+
+function fail(run: Run, attempt: Attempt, sample: Sample, error: RolloutError): void {
+  const { instance } = attempt
+  const busy = error.code === 'BUSY'
+  part(run, attempt, sample, busy ? 'busy' : 'failed', null)
+  sample.busy = busy ? sample.busy + 1 : 0
+  if (error.code === 'INSTANCE_FAULT') {
+    sample.refusedBy ??= new Set()
+    sample.refusedBy.add(instance.id)
+  }
+  const blamesServer = !busy && error.code !== 'REQUEST_REJECTED'
+  attempt.outcome = blamesServer ? 'failed' : 'neutral'
+  if (blamesServer) blame(run, instance, error)
+  const decision = decideRetry(
+    {
+      code: error.code,
+      fruitless: sample.fruitless,
+      busy: sample.busy,
+      refusedByAll: [...run.instances.keys()].every((id) => sample.refusedBy?.has(id) === true),
+      retryAfterMs: error.retryAfterMs,
+    },
+    run.options.attempts,
+  )
+  if (decision.action === 'fail') settle(run, sample, 'failed', error)
+  else if (decision.action === 'exhausted') exhaust(run, sample, error)
+  else if (decision.afterMs === 0) waitAgain(run, attempt, sample, 'retry')
+  else backOff(run, attempt, sample, decision.afterMs)
+  giveBack(run, attempt)
+}
+
+/** Gives the slot back, once, and lets the next sample have it. */
+function giveBack(run: Run, attempt: Attempt): void {
+  const { instance, lease, owner } = attempt
+  instance.attempts.delete(attempt)
+  run.clock.clearTimeout(attempt.watch)
+  run.ledger.release(lease)
+  instance.actor.send({ type: 'lease.released', outcome: attempt.outcome })
+  if (run.hub.listens(owner.task)) {
+    const { task, index } = owner
+    run.hub.tell(
+      {
+        type: 'sample.released',
+        at: run.clock.now(),
+        taskId: task.id,
+        sample: index,
+        kind: task.spec.kind,
+        instance: instance.id,
+        lease,
+        reason: attempt.reason,
+        tokens: attempt.produced,
+      },
+      task,
+    )
+  }
+  run.hub.changed()
+  askAgain(run, instance)
+  for (const released of run.onReleased) released()
+  wake(run, 'slot.freed')
+}

@@ -1,0 +1,70 @@
+/**
+ * The end of a run: everything live is cancelled, the engines are told, and then every actor, timer and socket ends (I12).
+ */
+import { messageOf, RolloutError } from '../errors.ts'
+import { forgetRefusal } from './health.ts'
+import { cancel } from './intake.ts'
+import { tellPhase } from './phases.ts'
+import type { Run } from './run.ts'
+
+/** How long close waits for engines to end aborted work before it closes their sockets. */
+const GRACE_MS = 2_000
+
+export async function closeRun(run: Run, onClose: Set<() => void>): Promise<void> {
+  run.closing = true
+  run.actor.send({ type: 'run.stopping' })
+  tellPhase(run)
+  const reason = new RolloutError('CLOSED', 'the supervisor was closed')
+  for (const task of [...run.tasks.values()]) cancel(run, task, reason)
+  await engineEnds(run)
+  const drivers = [...run.instances.values()].map(({ id, driver }) =>
+    driver
+      .close()
+      .catch((cause: unknown) => run.log.warn({ instance: id }, `the driver did not close: ${messageOf(cause)}`)),
+  )
+  await Promise.all(drivers)
+  for (const instance of run.instances.values()) {
+    forgetRefusal(run, instance)
+    run.policy.remove(instance.id)
+    run.ledger.remove(instance.id)
+  }
+  stopActors(run)
+  run.sinks.close()
+  for (const complete of onClose) complete()
+  run.hub.complete()
+}
+
+/** Resolves when no slot is held any more, at the latest after the grace period, with the sockets of the rest closed. */
+function engineEnds(run: Run): Promise<void> {
+  if (run.ledger.held === 0) return Promise.resolve()
+  return new Promise((resolve) => {
+    const closeSockets = (): void => {
+      for (const instance of run.instances.values()) for (const attempt of instance.attempts) attempt.controller.abort()
+      timer = run.clock.setTimeout(finish, GRACE_MS)
+    }
+    const finish = (): void => {
+      run.clock.clearTimeout(timer)
+      run.onReleased.delete(check)
+      resolve()
+    }
+    const check = (): void => {
+      if (run.ledger.held === 0) finish()
+    }
+    let timer = run.clock.setTimeout(closeSockets, GRACE_MS)
+    run.onReleased.add(check)
+  })
+}
+
+/**
+ * XState stops children by copying the list of them once for each: 2 s at 1,000. Each child is brought to its final state
+ * instead, where it has ended by itself, and the list is emptied before the parent stops.
+ */
+function stopActors(run: Run): void {
+  const instances = [...run.instances.values()]
+  run.instances.clear()
+  for (const instance of instances) instance.actor.send({ type: 'instance.stop' })
+  const { children } = run.actor.getSnapshot() as { readonly children: Record<string, unknown> }
+  for (const id of Object.keys(children)) delete children[id]
+  run.actor.send({ type: 'run.stopped' })
+  run.actor.stop()
+}

@@ -1,0 +1,87 @@
+/**
+ * Puts a run together: machines, ledger, policy, queue and streams, wired but not started.
+ */
+import { randomBytes } from 'node:crypto'
+import { createActor, type InspectionEvent } from 'xstate'
+import { instanceMachine, supervisorMachine } from '../../machines/index.ts'
+import { messageOf, RolloutError } from '../errors.ts'
+import type { CheckedOptions, SupervisorOptions } from '../options.ts'
+import { createLedger } from '../rollout/ledger.ts'
+import { createPolicy } from '../scheduling/policies.ts'
+import { createQueue } from '../scheduling/queue.ts'
+import { createCompletionSinks } from '../streams/completions.ts'
+import { createHub } from '../streams/hub.ts'
+import { safeLogger } from '../telemetry/logger.ts'
+import { place } from './placement.ts'
+import type { Run } from './run.ts'
+import { wake } from './wake.ts'
+
+export function createRun(options: CheckedOptions): Run {
+  const { clock } = options
+  const log = safeLogger(options.logger)
+  const hub = createHub()
+  const policy = createPolicy(options.policy, (message, cause) => {
+    const error = new RolloutError('POLICY_FAILED', `${message}${cause === undefined ? '' : `: ${messageOf(cause)}`}`, {
+      cause,
+    })
+    log.error({ code: error.code }, error.message)
+    if (hub.listens(null)) hub.tell({ type: 'run.fault', at: clock.now(), error }, null)
+  })
+  const inspect = safeInspect(options.inspect)
+  const machine = supervisorMachine.provide({
+    actors: { instance: options.instanceMachine ?? instanceMachine },
+    actions: {
+      place: () => {
+        // An action that throws would end the actor and with it the run: a defect here is reported instead.
+        try {
+          place(run)
+        } catch (cause) {
+          log.error({ err: cause }, `placement failed: ${messageOf(cause)}`)
+        }
+      },
+    },
+  })
+  const run: Run = {
+    options,
+    clock,
+    log,
+    actor: createActor(machine, { clock, ...(inspect === undefined ? {} : { inspect }) }),
+    ledger: createLedger((account) => policy.changed(account)),
+    policy,
+    queue: createQueue(),
+    instances: new Map(),
+    tasks: new Map(),
+    attempts: new Map(),
+    parked: new Set(),
+    deadlines: new Set(),
+    deadlineTimer: null,
+    counts: { submitted: 0, waiting: 0, running: 0, ended: { completed: 0, failed: 0, cancelled: 0, expired: 0 } },
+    hub,
+    sinks: createCompletionSinks(() => wake(run, 'queue.changed')),
+    steps: 0,
+    lastTask: 0,
+    lastRequest: 0,
+    runId: options.runId ?? randomBytes(4).toString('hex'),
+    version: null,
+    lastUpdate: null,
+    closing: false,
+    vocabularySize: null,
+    onIdle: new Set(),
+    onReleased: new Set(),
+  }
+  run.actor.start()
+  return run
+}
+
+/** XState lets a throwing inspector throw into `send`; this one cannot (F17). */
+function safeInspect(inspect: SupervisorOptions['inspect']): ((event: InspectionEvent) => void) | undefined {
+  if (inspect === undefined) return undefined
+  return (event) => {
+    try {
+      if (typeof inspect === 'function') inspect(event)
+      else inspect.next?.(event)
+    } catch {
+      // The inspector is the user's own; its failure must not become ours.
+    }
+  }
+}

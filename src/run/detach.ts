@@ -1,0 +1,78 @@
+/**
+ * A sample goes on without its attempt (cancelled, timed out, its instance left), and the request it leaves behind is ended at the
+ * engine. The slot counts as free at once when the stream ends by the server's own doing; after a socket that we closed, when
+ * the server's count says so, or 10 s later (I11, D3, decision 23).
+ */
+import type { LeaseOutcome } from '../../machines/index.ts'
+import type { SegmentEnd } from '../rollout/completion.ts'
+import { type Attempt, can, type Run } from './run.ts'
+import { part } from './segment.ts'
+
+/**
+ * Lets the sample go on without the attempt, whose request is ended at the engine behind its back.
+ * `reason` says why in the sample's segments, `outcome` what the instance's health is told.
+ */
+export function detach(run: Run, attempt: Attempt, reason: SegmentEnd, outcome: LeaseOutcome): void {
+  const { sample } = attempt
+  if (sample === null) return
+  part(run, attempt, sample, reason, null)
+  attempt.outcome = outcome
+  endAtEngine(run, attempt)
+}
+
+/** Tells the engine until it listens; a socket that is still open after that is closed. */
+function endAtEngine(run: Run, attempt: Attempt): void {
+  const { instance, controller, requestId } = attempt
+  run.clock.clearTimeout(attempt.watch)
+  attempt.watch = null
+  if (!can(instance).abortById) {
+    controller.abort()
+    return
+  }
+  let tries = 0
+  const ask = (): void => {
+    if (!instance.attempts.has(attempt)) return
+    if (tries++ >= ABORT_TRIES) {
+      controller.abort()
+      return
+    }
+    instance.driver.abort(requestId).catch(() => controller.abort())
+    attempt.watch = run.clock.setTimeout(ask, ABORT_REPEAT_MS)
+  }
+  ask()
+}
+
+/** An abort can overtake its request on the way to the server, where it then ends nothing: it is repeated. */
+const ABORT_REPEAT_MS = 250
+const ABORT_TRIES = 12
+
+/** Longer than any engine was seen to hold the slot of a closed stream. */
+const CLOSED_SOCKET_MS = 10_000
+const POLL_MS = 250
+
+export function confirmEnded(run: Run, attempt: Attempt, giveBack: () => void): void {
+  const { instance, controller } = attempt
+  run.clock.clearTimeout(attempt.watch)
+  if (!controller.signal.aborted || run.closing) {
+    giveBack()
+    return
+  }
+  const giveUpAt = run.clock.now() + CLOSED_SOCKET_MS
+  const poll = async (): Promise<void> => {
+    if (await isFree(attempt)) giveBack()
+    else if (run.closing || run.clock.now() >= giveUpAt || run.instances.get(instance.id) !== instance) giveBack()
+    else attempt.watch = run.clock.setTimeout(() => void poll(), POLL_MS)
+  }
+  void poll()
+}
+
+/** True when the server counts fewer sequences than we hold slots there. */
+async function isFree({ instance }: Attempt): Promise<boolean> {
+  if (!can(instance).loadReport) return false
+  try {
+    const { running, waiting } = await instance.driver.load()
+    return running + waiting < instance.attempts.size
+  } catch {
+    return false
+  }
+}

@@ -1,0 +1,224 @@
+/**
+ * Membership and health: instances join, are probed, open and close, and leave, while the run goes on (D9). Listens to what
+ * the instance machines emit; the machines decide, this does the I/O they ask for and keeps the ledger in step.
+ */
+import { messageOf, RolloutError } from '../errors.ts'
+import type { CheckedInstance } from '../options.ts'
+import { waitAgain } from './again.ts'
+import { detach } from './detach.ts'
+import { blame, forgetRefusal } from './health.ts'
+import { bringUpToDate } from './phases.ts'
+import type { Instance, Run } from './run.ts'
+import { wake } from './wake.ts'
+
+/** Documented default for servers that report no limit (D1, decision 12): the common default of SGLang and vLLM fleets. */
+const DEFAULT_CAPACITY: Readonly<Record<string, number>> = { sglang: 256, vllm: 256 }
+/** For engines that are usually started with few slots. */
+const DEFAULT_CAPACITY_OTHERS = 4
+
+/** Puts instances into the books and spawns their machines, in one batch. */
+export function join(run: Run, specs: readonly CheckedInstance[]): Instance[] {
+  for (const spec of specs) {
+    for (const other of run.instances.values()) {
+      if (other.id === spec.id || other.spec.url === spec.url) {
+        throw new RolloutError(
+          'DUPLICATE_INSTANCE',
+          `expected an id and url that no instance of the fleet has, found ${spec.id} (${spec.url}) beside ${other.id} (${other.spec.url})`,
+          { instance: spec.id },
+        )
+      }
+    }
+  }
+  const { breaker } = run.options
+  run.actor.send({
+    type: 'instances.added',
+    instances: specs.map(({ id, capacity }) => ({ id, capacity: capacity ?? 1, breaker })),
+  })
+  const { children } = run.actor.getSnapshot()
+  return specs.map((spec) => {
+    const instance: Instance = {
+      id: spec.id,
+      spec,
+      driver: spec.createDriver({ id: spec.id, url: spec.url, apiKey: spec.apiKey, clock: run.clock }),
+      actor: children[spec.id] as Instance['actor'],
+      account: run.ledger.add(spec.id, spec.weight),
+      attempts: new Set(),
+      totals: { placed: 0, completed: 0, failed: 0, interrupted: 0, tokens: 0, waitedMs: 0 },
+      probe: null,
+      refusal: null,
+      fault: null,
+      onLeft: [],
+    }
+    run.instances.set(spec.id, instance)
+    run.policy.add(instance.account)
+    listen(run, instance)
+    return instance
+  })
+}
+
+function listen(run: Run, instance: Instance): void {
+  const { actor, id } = instance
+  actor.on('opened', ({ limit }) => {
+    forgetRefusal(run, instance)
+    run.ledger.setLimit(id, limit)
+    tellState(run, instance)
+    wake(run, 'instance.opened')
+  })
+  actor.on('closed', () => {
+    forgetRefusal(run, instance)
+    run.ledger.setLimit(id, 0)
+    tellState(run, instance)
+  })
+  actor.on('probing', () => void probe(run, instance))
+  actor.on('staled', () => {
+    tellState(run, instance)
+    void bringUpToDate(run, instance)
+  })
+  actor.on('left', () => left(run, instance))
+}
+
+function tellState(run: Run, instance: Instance): void {
+  run.hub.changed()
+  // The machine is in the middle of its transition: what it emits comes before its new snapshot.
+  if (run.hub.listens(null)) {
+    queueMicrotask(() => {
+      if (run.hub.listens(null))
+        run.hub.tell(
+          { type: 'instance.state', at: run.clock.now(), instance: instance.id, state: stateOf(instance) },
+          null,
+        )
+    })
+  }
+}
+
+/** The state of its machine, joined by dots. */
+export function stateOf(instance: Instance): string {
+  let value: unknown = instance.actor.getSnapshot().value
+  const path: string[] = []
+  while (typeof value === 'object' && value !== null) {
+    const [key, inner] = Object.entries(value)[0]!
+    path.push(key)
+    value = inner
+  }
+  path.push(String(value))
+  return path.join('.')
+}
+
+/** Asks a server what it is, and tells its machine. Never rejects. */
+export async function probe(run: Run, instance: Instance): Promise<void> {
+  const { driver, spec, actor } = instance
+  try {
+    const found = await driver.probe()
+    if (!isMember(run, instance)) return
+    if (found.paused) {
+      run.log.warn({ instance: instance.id }, 'the server was left paused; it is resumed')
+      await driver.resume()
+      if (!isMember(run, instance)) return
+    }
+    instance.probe = found
+    instance.fault = null
+    learnVocabulary(run)
+    const capacity = spec.capacity ?? found.capacity ?? DEFAULT_CAPACITY[found.engine] ?? DEFAULT_CAPACITY_OTHERS
+    const expected = run.version === null || found.capabilities.versions === 'none' ? null : String(run.version)
+    run.log.info(
+      {
+        instance: instance.id,
+        engine: found.engine,
+        engineVersion: found.engineVersion,
+        capacity,
+        weightVersion: found.weightVersion,
+      },
+      'instance answers',
+    )
+    actor.send({ type: 'probe.succeeded', capacity, weightVersion: found.weightVersion, expected })
+    if (
+      actor.getSnapshot().matches('serving') &&
+      !run.actor.getSnapshot().matches('rollout') &&
+      !run.actor.getSnapshot().matches('starting')
+    ) {
+      actor.send({ type: 'gate.closed' })
+    }
+  } catch (cause) {
+    if (!isMember(run, instance)) return
+    const error = RolloutError.isInstance(cause)
+      ? cause
+      : new RolloutError('UNREACHABLE', `instance ${instance.id} cannot be probed: ${messageOf(cause)}`, {
+          instance: instance.id,
+          cause,
+        })
+    blame(run, instance, error)
+    actor.send({ type: 'probe.failed' })
+    tellState(run, instance)
+  }
+}
+
+function isMember(run: Run, instance: Instance): boolean {
+  return !run.closing && run.instances.get(instance.id) === instance
+}
+
+function learnVocabulary(run: Run): void {
+  let smallest: number | null = null
+  for (const { spec, probe: found } of run.instances.values()) {
+    const size = spec.vocabularySize ?? found?.vocabularySize ?? null
+    if (size !== null && (smallest === null || size < smallest)) smallest = size
+  }
+  run.vocabularySize = smallest
+}
+
+/**
+ * No new work; leases run out; at the deadline the samples resume elsewhere (decision 24). Resolves when it has left.
+ */
+export function drain(run: Run, id: string, deadlineMs: number | null): Promise<void> {
+  const instance = run.instances.get(id)
+  if (instance === undefined) {
+    const known = [...run.instances.keys()].join(', ') || 'none'
+    throw new RolloutError(
+      'UNKNOWN_INSTANCE',
+      `expected the id of an instance of the fleet (${known}), found ${JSON.stringify(id)}`,
+      { instance: id },
+    )
+  }
+  return new Promise((resolve) => {
+    instance.onLeft.push(resolve)
+    instance.actor.send({ type: 'instance.drain', deadlineMs })
+    if (run.instances.has(id)) tellState(run, instance)
+  })
+}
+
+/** The machine has stopped: samples that still run there resume elsewhere, and the books of the instance are closed. */
+function left(run: Run, instance: Instance): void {
+  if (run.closing) return
+  run.instances.delete(instance.id)
+  run.policy.remove(instance.id)
+  forgetRefusal(run, instance)
+  run.ledger.remove(instance.id)
+  learnVocabulary(run)
+  for (const attempt of [...instance.attempts]) {
+    const { sample } = attempt
+    if (sample === null) continue
+    detach(run, attempt, 'interrupted', 'neutral')
+    instance.totals.interrupted++
+    waitAgain(run, attempt, sample, 'interrupted')
+  }
+  if (run.hub.listens(null)) run.hub.tell({ type: 'instance.left', at: run.clock.now(), instance: instance.id }, null)
+  run.hub.changed()
+  wake(run, 'queue.changed')
+  const closed = instance.attempts.size === 0 ? instance.driver.close() : closeWhenQuiet(run, instance)
+  closed
+    .catch((cause: unknown) => run.log.warn({ instance: instance.id }, `the driver did not close: ${messageOf(cause)}`))
+    .finally(() => {
+      for (const resolve of instance.onLeft) resolve()
+    })
+}
+
+/** Lets the aborts of the last attempts reach the server before its sockets are closed. */
+function closeWhenQuiet(run: Run, instance: Instance): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const check = (): void => {
+      if (instance.attempts.size > 0) return
+      run.onReleased.delete(check)
+      instance.driver.close().then(resolve, reject)
+    }
+    run.onReleased.add(check)
+  })
+}

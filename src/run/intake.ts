@@ -1,0 +1,102 @@
+/**
+ * Where tasks come in: admitted whole or not at all, cancelled at once, queued or running (I11).
+ */
+import { messageOf, RolloutError } from '../errors.ts'
+import { checkTask } from '../rollout/check-task.ts'
+import type { Group } from '../rollout/group.ts'
+import { createSample, type LiveTask } from '../rollout/sample.ts'
+import type { Task } from '../rollout/task.ts'
+import { expectSlot } from './deadline.ts'
+import { detach } from './detach.ts'
+import type { Run } from './run.ts'
+import { settle } from './settle.ts'
+import { enqueue, metSlot, unpark } from './waitlist.ts'
+import { wake } from './wake.ts'
+
+/** Admits a task whole: all its samples wait from now on. */
+export function admit(run: Run, task: Task): LiveTask {
+  if (run.closing) throw new RolloutError('CLOSED', 'submit was called after close(); create a new supervisor')
+  const spec = checkTask(task, run.vocabularySize)
+  const id = task.id ?? `task-${String(++run.lastTask).padStart(9, '0')}`
+  if (run.tasks.has(id)) {
+    throw new RolloutError(
+      'DUPLICATE_TASK',
+      `expected an id that no live task has, found ${JSON.stringify(id)}; ids are free again when the group has ended`,
+    )
+  }
+  const live: LiveTask = {
+    id,
+    spec,
+    samples: [],
+    completions: [],
+    ended: 0,
+    started: false,
+    promptTokenIds: null,
+    resolve: null,
+    group: null,
+    listeners: null,
+    offSignal: null,
+  }
+  const now = run.clock.now()
+  run.tasks.set(id, live)
+  run.counts.submitted += spec.samples
+  run.counts.waiting += spec.samples
+  for (let index = 0; index < spec.samples; index++) {
+    const sample = createSample(live, index, now)
+    live.samples.push(sample)
+    if (run.options.timeouts.waitMs !== null) expectSlot(run, sample)
+    enqueue(run, sample, spec.kind === 'evaluation' ? 'evaluation' : 'fresh', 'submitted')
+  }
+  const { signal } = spec
+  if (signal !== undefined) {
+    const abort = (): void => cancel(run, live, signal.reason)
+    if (signal.aborted) abort()
+    else {
+      signal.addEventListener('abort', abort, { once: true })
+      live.offSignal = () => signal.removeEventListener('abort', abort)
+    }
+  }
+  run.hub.changed()
+  wake(run, 'task.submitted')
+  return live
+}
+
+/** Takes back a task of which nothing has started: as if it had never been submitted. */
+export function withdraw(run: Run, task: LiveTask): void {
+  for (const sample of task.samples) {
+    run.queue.remove(sample)
+    unpark(run, sample)
+    metSlot(run, sample)
+  }
+  run.counts.submitted -= task.samples.length
+  run.counts.waiting -= task.samples.length
+  run.tasks.delete(task.id)
+  task.offSignal?.()
+  run.hub.changed()
+}
+
+/** Cancels what has not ended of a task: at once for the caller, queued or running (I11). */
+export function cancel(run: Run, task: LiveTask, reason: unknown): void {
+  if (task.ended === task.samples.length) return
+  const error = RolloutError.isInstance(reason)
+    ? reason
+    : new RolloutError(
+        'CANCELLED',
+        `task ${task.id} was cancelled${reason === undefined ? '' : `: ${messageOf(reason)}`}`,
+        { cause: reason },
+      )
+  for (const sample of task.samples) {
+    const attempt = run.attempts.get(sample)
+    if (attempt !== undefined) detach(run, attempt, 'cancelled', 'neutral')
+    settle(run, sample, 'cancelled', error)
+  }
+  wake(run, 'queue.changed')
+}
+
+export function groupOf(task: LiveTask): Promise<Group> {
+  return task.group !== null
+    ? Promise.resolve(task.group)
+    : new Promise((resolve) => {
+        task.resolve = resolve
+      })
+}

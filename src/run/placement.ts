@@ -1,0 +1,113 @@
+/**
+ * Who runs next: gives free slots to waiting samples in the queue's order, each to the instance that the policy picks, within
+ * what the ledger and the instance's own machine allow (I3, I6, I7). Runs only as the action `place` of the supervisor
+ * machine. A step costs O(log n) a placed sample, and O(1) when nothing can be placed.
+ */
+import { RolloutError } from '../errors.ts'
+import { type Sample, tokenCount } from '../rollout/sample.ts'
+import type { WaitReason } from '../telemetry/events.ts'
+import { startAttempt } from './attempt.ts'
+import { setAside } from './health.ts'
+import type { Instance, Run } from './run.ts'
+import { settle } from './settle.ts'
+import { count, metSlot } from './waitlist.ts'
+
+export function place(run: Run): void {
+  run.steps++
+  while (run.ledger.free > 0) {
+    const sample = run.queue.peek(run.sinks.full)
+    if (sample === null) return
+    const id = run.policy.pick({
+      taskId: sample.task.id,
+      sample: sample.index,
+      kind: sample.task.spec.kind,
+      priority: sample.priority,
+      resumedTokens: tokenCount(sample),
+    })
+    if (id === null) return
+    const instance = run.instances.get(id)!
+    if (!fits(sample, instance)) {
+      settle(run, sample, 'failed', outsideVocabulary(sample, instance))
+    } else if (takes(instance)) {
+      grant(run, sample, instance)
+    } else {
+      setAside(run, instance)
+    }
+  }
+}
+
+/** Why a waiting sample does not run, from the closed union of I7. */
+export function reasonOf(run: Run, sample: Sample): WaitReason {
+  if (sample.parked !== null) return sample.parked
+  return sample.lane === 'fresh' && run.sinks.full ? 'backPressure' : blockedBy(run)
+}
+
+/** Why a sample at the head of the queue would not run. */
+export function blockedBy(run: Run): WaitReason {
+  const phase = run.actor.getSnapshot()
+  if (!phase.matches('rollout')) return 'phase'
+  if (run.ledger.free > 0) return 'turn'
+  for (const instance of run.instances.values()) if (instance.account.limit > 0) return 'capacity'
+  return 'gate'
+}
+
+function fits(sample: Sample, instance: Instance): boolean {
+  const size = instance.spec.vocabularySize ?? instance.probe?.vocabularySize ?? null
+  return size === null || sample.task.spec.maxTokenId < size
+}
+
+function outsideVocabulary(sample: Sample, instance: Instance): RolloutError {
+  return new RolloutError(
+    'INVALID_TASK',
+    `task ${sample.task.id} has token id ${sample.task.spec.maxTokenId}, which is outside the vocabulary of instance ${instance.id}; check that prompt and model belong together`,
+    { instance: instance.id },
+  )
+}
+
+/** Asks the instance's machine, which alone decides whether its server takes work. */
+function takes(instance: Instance): boolean {
+  const before = instance.actor.getSnapshot().context.leases
+  instance.actor.send({ type: 'lease.granted' })
+  return instance.actor.getSnapshot().context.leases > before
+}
+
+function grant(run: Run, sample: Sample, instance: Instance): void {
+  const now = run.clock.now()
+  const lease = run.ledger.grant(instance.id)
+  const { task } = sample
+  run.queue.remove(sample)
+  metSlot(run, sample)
+  count(run, sample, 'running')
+  const waitedMs = now - sample.queuedAt
+  sample.waitedMs += waitedMs
+  instance.totals.placed++
+  instance.totals.waitedMs += waitedMs
+  if (!task.started) begin(run, task.samples)
+  if (run.hub.listens(task)) {
+    run.hub.tell(
+      {
+        type: 'sample.placed',
+        at: now,
+        taskId: task.id,
+        sample: sample.index,
+        kind: task.spec.kind,
+        instance: instance.id,
+        lease: lease.id,
+        resumedTokens: tokenCount(sample),
+      },
+      task,
+    )
+  }
+  run.hub.changed()
+  startAttempt(run, sample, instance, lease.id, now)
+}
+
+/** With its first lease a task has started: its other samples go on even under back-pressure. */
+function begin(run: Run, samples: readonly Sample[]): void {
+  samples[0]!.task.started = true
+  for (const sample of samples) {
+    if (sample.lane !== 'fresh') continue
+    run.queue.remove(sample)
+    run.queue.add(sample, 'started')
+  }
+}

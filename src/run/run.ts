@@ -1,0 +1,135 @@
+/**
+ * What the parts of a running supervisor share: one record, made by createRun, passed to plain functions.
+ * The parts are intake (tasks in, completions out), placement (who runs next), attempt (one HTTP generation), fleet
+ * (membership and health) and phases (pause, weight update). None of them keeps state of its own.
+ */
+import type { ActorRefFrom } from 'xstate'
+import type { instanceMachine, LeaseOutcome, supervisorMachine } from '../../machines/index.ts'
+import type { Clock } from '../clock.ts'
+import type { Capabilities, EngineDriver, Probe } from '../engines/driver.ts'
+import type { CheckedInstance, CheckedOptions } from '../options.ts'
+import type { Outcome, SegmentEnd } from '../rollout/completion.ts'
+import type { Account, Ledger } from '../rollout/ledger.ts'
+import type { LiveTask, Sample } from '../rollout/sample.ts'
+import type { PlacementPolicy } from '../scheduling/policy.ts'
+import type { Queue } from '../scheduling/queue.ts'
+import type { CompletionSinks } from '../streams/completions.ts'
+import type { Hub } from '../streams/hub.ts'
+import type { Logger } from '../telemetry/logger.ts'
+
+/** One HTTP generation under one lease. */
+export interface Attempt {
+  readonly requestId: string
+  readonly instance: Instance
+  readonly lease: number
+  readonly controller: AbortController
+  readonly placedAt: number
+  /** Tokens the sample had when it began. */
+  readonly start: number
+  /** Version of the instance when it began. */
+  readonly version: number | null
+  firstTokenAt: number | null
+  lastTokenAt: number
+  /** The sample it was begun for. */
+  readonly owner: Sample
+  /** Null once the sample has gone on without this attempt, which then only has its slot to give back. */
+  sample: Sample | null
+  /** What the lease is given back with once the sample has gone on. */
+  outcome: LeaseOutcome
+  /** Tokens it was good for, counted when the sample goes on. */
+  produced: number
+  reason: SegmentEnd
+  watch: unknown
+}
+
+/** One server of the fleet. */
+export interface Instance {
+  readonly id: string
+  readonly spec: CheckedInstance
+  readonly driver: EngineDriver
+  readonly actor: ActorRefFrom<typeof instanceMachine>
+  readonly account: Account
+  /** Attempts whose lease is not given back yet. */
+  readonly attempts: Set<Attempt>
+  readonly totals: InstanceTotals
+  probe: Probe | null
+  /** Timer after which a machine that refused is asked again; its limit is kept meanwhile. */
+  refusal: { readonly timer: unknown; readonly limit: number } | null
+  fault: Error | null
+  /** Called when it has left the fleet. */
+  readonly onLeft: (() => void)[]
+}
+
+/** Counted since the instance joined. */
+export interface InstanceTotals {
+  placed: number
+  completed: number
+  failed: number
+  interrupted: number
+  tokens: number
+  /** Milliseconds that samples waited before they were placed here. */
+  waitedMs: number
+}
+
+export interface Counts {
+  submitted: number
+  waiting: number
+  running: number
+  readonly ended: Record<Outcome, number>
+}
+
+export interface LastUpdate {
+  readonly version: number
+  readonly apply: (instance: Instance, signal: AbortSignal) => Promise<void>
+}
+
+export interface Run {
+  readonly options: CheckedOptions
+  readonly clock: Clock
+  readonly log: Logger
+  readonly actor: ActorRefFrom<typeof supervisorMachine>
+  readonly ledger: Ledger
+  readonly policy: PlacementPolicy
+  readonly queue: Queue<Sample>
+  readonly instances: Map<string, Instance>
+  readonly tasks: Map<string, LiveTask>
+  /** Attempts by the sample they run for. */
+  readonly attempts: Map<Sample, Attempt>
+  /** Samples that wait outside the queue: for a weight version, or for a backoff to end. */
+  readonly parked: Set<Sample>
+  /** Samples that wait for their first slot under a deadline, oldest first. */
+  readonly deadlines: Set<Sample>
+  deadlineTimer: unknown
+  readonly counts: Counts
+  readonly hub: Hub
+  readonly sinks: CompletionSinks
+  /** Number of placement steps taken: events to the supervisor's actor that led to `place`. */
+  steps: number
+  lastTask: number
+  lastRequest: number
+  readonly runId: string
+  version: number | null
+  lastUpdate: LastUpdate | null
+  /** True from the moment close() was called. */
+  closing: boolean
+  /** Smallest vocabulary that an instance reported or the user declared. */
+  vocabularySize: number | null
+  /** Waiters for the moment when nothing is waiting or running. */
+  readonly onIdle: Set<() => void>
+  /** Waiters told after each lease given back. */
+  readonly onReleased: Set<() => void>
+}
+
+const NOTHING: Capabilities = {
+  tokenIds: false,
+  logprobs: 'none',
+  abortById: false,
+  versions: 'none',
+  updateWeights: false,
+  loadReport: false,
+}
+
+/** What the instance said it can do; nothing before it was probed. */
+export function can(instance: Instance): Capabilities {
+  return instance.probe?.capabilities ?? NOTHING
+}

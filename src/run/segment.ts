@@ -1,0 +1,55 @@
+/**
+ * The end of an attempt as the sample sees it: its segment is written and every token of it is labelled with a version (I8).
+ */
+import type { WireSpan } from '../engines/driver.ts'
+import type { SegmentEnd } from '../rollout/completion.ts'
+import { addSegment, addSpan, outputOf, type Sample, tokenCount } from '../rollout/sample.ts'
+import type { Attempt, Run } from './run.ts'
+
+/** Separates sample and attempt: writes the segment, labels its tokens, and counts what the attempt was good for. */
+export function part(
+  run: Run,
+  attempt: Attempt,
+  sample: Sample,
+  reason: SegmentEnd,
+  spans: readonly WireSpan[] | null,
+): void {
+  const now = run.clock.now()
+  const end = tokenCount(sample)
+  run.attempts.delete(sample)
+  attempt.sample = null
+  attempt.reason = reason
+  attempt.produced = end - attempt.start
+  attempt.instance.totals.tokens += attempt.produced
+  sample.heldMs += now - attempt.placedAt
+  sample.fruitless = end > attempt.start ? 0 : sample.fruitless + (reason === 'busy' || reason === 'cancelled' ? 0 : 1)
+  if (end > attempt.start) label(attempt, sample, end, spans)
+  addSegment(sample, {
+    instance: attempt.instance.id,
+    attempt: attempt.requestId,
+    start: attempt.start,
+    end,
+    reason,
+    placedAt: attempt.placedAt,
+    firstTokenAt: attempt.firstTokenAt,
+    endedAt: now,
+  })
+}
+
+/** Decision 3: the server's own spans, else the version when the request was sent. */
+function label(attempt: Attempt, sample: Sample, end: number, spans: readonly WireSpan[] | null): void {
+  const output = outputOf(sample)
+  let covered = attempt.start
+  for (const span of spans ?? []) {
+    const start = Math.max(covered, attempt.start + span.start)
+    const until = Math.min(end, attempt.start + span.end)
+    addSpan(output, { version: versionOf(span.version), start, end: until })
+    covered = Math.max(covered, until)
+  }
+  addSpan(output, { version: attempt.version, start: covered, end })
+}
+
+/** Versions are integers to users, strings on the wire; what is no integer is no version of ours. */
+export function versionOf(label: string | null): number | null {
+  return label !== null && /^\d{1,15}$/.test(label) ? Number(label) : null
+}

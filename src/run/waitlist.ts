@@ -1,0 +1,68 @@
+/**
+ * Where a waiting sample is: in the queue, or parked beside it until a weight version or a moment comes. All changes between
+ * waiting and running go through `count` (I1).
+ */
+import type { Sample } from '../rollout/sample.ts'
+import type { QueueLane } from '../rollout/waiter.ts'
+import type { Run } from './run.ts'
+
+/** Puts a waiting sample in the queue, or parks it while the fleet's weights are older than it wants. */
+export function enqueue(
+  run: Run,
+  sample: Sample,
+  lane: QueueLane,
+  reason: 'submitted' | 'interrupted' | 'retry',
+): void {
+  const { minVersion } = sample.task.spec
+  if (minVersion !== null && (run.version === null || run.version < minVersion)) {
+    sample.parked = 'version'
+    run.parked.add(sample)
+  } else {
+    run.queue.add(sample, lane)
+  }
+  if (run.hub.listens(sample.task)) {
+    const { task, index } = sample
+    run.hub.tell(
+      { type: 'sample.queued', at: run.clock.now(), taskId: task.id, sample: index, kind: task.spec.kind, reason },
+      task,
+    )
+  }
+}
+
+/** Frees samples that waited for a version which the fleet now has. */
+export function unparkVersions(run: Run): void {
+  for (const sample of run.parked) {
+    if (sample.parked !== 'version' || run.version === null || run.version < sample.task.spec.minVersion!) continue
+    unpark(run, sample)
+    run.queue.add(sample, laneOf(sample, 'fresh'))
+  }
+}
+
+/** Evaluations keep their own lane whatever happened to them. */
+export function laneOf(sample: Sample, lane: QueueLane): QueueLane {
+  if (sample.task.spec.kind === 'evaluation') return 'evaluation'
+  return lane === 'fresh' && sample.task.started ? 'started' : lane
+}
+
+export function unpark(run: Run, sample: Sample): void {
+  if (sample.parked === null) return
+  run.parked.delete(sample)
+  sample.parked = null
+  run.clock.clearTimeout(sample.backoff)
+  sample.backoff = null
+}
+
+/** Moves a sample between the counts of I1. */
+export function count(run: Run, sample: Sample, status: 'waiting' | 'running'): void {
+  run.counts[sample.status as 'waiting' | 'running']--
+  run.counts[status]++
+  sample.status = status
+}
+
+/** Ends the deadline of a sample that got its slot, or needs none any more. */
+export function metSlot(run: Run, sample: Sample): void {
+  if (run.deadlines.delete(sample) && run.deadlines.size === 0) {
+    run.clock.clearTimeout(run.deadlineTimer)
+    run.deadlineTimer = null
+  }
+}

@@ -1,0 +1,11 @@
+/**
+ * Asks the supervisor's actor for a placement step.
+ */
+import type { Run } from './run.ts'
+
+type WakeEvent = 'task.submitted' | 'slot.freed' | 'instance.opened' | 'queue.changed'
+
+/** Asks for a placement step, where one could place anything: this is what keeps a freed slot from waking more than one waiter. */
+export function wake(run: Run, type: WakeEvent): void {
+  if (run.queue.size > 0 && run.ledger.free > 0 && !run.closing) run.actor.send({ type })
+}

@@ -1,0 +1,75 @@
+/**
+ * Deadlines of a running attempt (decision 18): firstTokenMs, progressMs and totalMs, none by default. One timer an attempt,
+ * armed for the nearest deadline and, when it fires early because tokens came, for the next one.
+ */
+import { RolloutError, type RolloutErrorCode } from '../errors.ts'
+import { waitAgain } from './again.ts'
+import { detach } from './detach.ts'
+import { blame } from './health.ts'
+import type { Attempt, Run } from './run.ts'
+import { settle } from './settle.ts'
+import { wake } from './wake.ts'
+
+interface Deadline {
+  readonly at: number
+  readonly code: RolloutErrorCode
+  readonly option: string
+}
+
+export function watch(run: Run, attempt: Attempt): void {
+  const deadline = nearest(run, attempt)
+  if (deadline === null) return
+  attempt.watch = run.clock.setTimeout(() => {
+    const due = nearest(run, attempt)
+    if (due === null || attempt.sample === null) return
+    if (due.at > run.clock.now()) watch(run, attempt)
+    else expire(run, attempt, due)
+  }, deadline.at - run.clock.now())
+}
+
+function nearest(run: Run, attempt: Attempt): Deadline | null {
+  const { firstTokenMs, progressMs, totalMs } = run.options.timeouts
+  const deadlines: Deadline[] = []
+  if (totalMs !== null && attempt.sample !== null) {
+    deadlines.push({ at: attempt.placedAt + totalMs - attempt.sample.heldMs, code: 'TOTAL_TIMEOUT', option: 'totalMs' })
+  }
+  if (attempt.firstTokenAt === null) {
+    if (firstTokenMs !== null)
+      deadlines.push({ at: attempt.placedAt + firstTokenMs, code: 'FIRST_TOKEN_TIMEOUT', option: 'firstTokenMs' })
+  } else if (progressMs !== null) {
+    deadlines.push({ at: attempt.lastTokenAt + progressMs, code: 'PROGRESS_TIMEOUT', option: 'progressMs' })
+  }
+  return deadlines.reduce<Deadline | null>((first, each) => (first === null || each.at < first.at ? each : first), null)
+}
+
+function expire(run: Run, attempt: Attempt, { code, option }: Deadline): void {
+  const sample = attempt.sample!
+  const { instance } = attempt
+  const error = new RolloutError(
+    code,
+    `${sample.task.id}/${sample.index} on instance ${instance.id} passed its ${option}`,
+    { instance: instance.id },
+  )
+  if (code === 'TOTAL_TIMEOUT') {
+    detach(run, attempt, 'timedOut', 'neutral')
+    settle(run, sample, 'expired', error)
+    return
+  }
+  blame(run, instance, error)
+  detach(run, attempt, 'timedOut', 'failed')
+  if (sample.fruitless >= run.options.attempts) {
+    settle(
+      run,
+      sample,
+      'failed',
+      new RolloutError(
+        'ATTEMPTS_EXHAUSTED',
+        `${sample.fruitless} attempts in a row of ${sample.task.id}/${sample.index} yielded no new token`,
+        { cause: error },
+      ),
+    )
+  } else {
+    waitAgain(run, attempt, sample, 'retry')
+    wake(run, 'queue.changed')
+  }
+}

@@ -1,0 +1,70 @@
+/**
+ * From what the user writes to a policy. A user's own policy is never trusted with the books: one that throws, or answers
+ * with an instance that cannot take work, is reported, and least-request decides in its place (F17).
+ */
+import { leastRequest } from './least-request.ts'
+import { hasRoom, type InstanceLoad, type PlacementPolicy } from './policy.ts'
+import { roundRobin } from './round-robin.ts'
+
+export type PolicyOption =
+  | 'least-request'
+  | 'round-robin'
+  | { readonly name: 'round-robin'; readonly strict?: boolean }
+  | PlacementPolicy
+
+export const policyNames = ['least-request', 'round-robin'] as const
+
+export function isPolicy(value: object): value is PlacementPolicy {
+  return 'pick' in value && typeof value.pick === 'function'
+}
+
+export function createPolicy(
+  option: PolicyOption,
+  onFault: (message: string, cause: unknown) => void,
+): PlacementPolicy {
+  if (option === 'least-request') return leastRequest()
+  if (option === 'round-robin') return roundRobin()
+  return isPolicy(option) ? guarded(option, onFault) : roundRobin(option)
+}
+
+function guarded(policy: PlacementPolicy, onFault: (message: string, cause: unknown) => void): PlacementPolicy {
+  const spare = leastRequest()
+  const loads = new Map<string, InstanceLoad>()
+
+  function attempt(call: string, run: () => void): void {
+    try {
+      run()
+    } catch (cause) {
+      onFault(`policy ${policy.name} threw in ${call}`, cause)
+    }
+  }
+  return {
+    name: policy.name,
+    add(instance) {
+      loads.set(instance.id, instance)
+      spare.add(instance)
+      attempt('add', () => policy.add(instance))
+    },
+    remove(id) {
+      loads.delete(id)
+      spare.remove(id)
+      attempt('remove', () => policy.remove(id))
+    },
+    changed(instance) {
+      spare.changed(instance)
+      attempt('changed', () => policy.changed(instance))
+    },
+    pick(sample) {
+      try {
+        const id = policy.pick(sample)
+        if (id === null) return null
+        const load = loads.get(id)
+        if (load !== undefined && hasRoom(load)) return id
+        onFault(`policy ${policy.name} picked ${JSON.stringify(id)}, which has no free slot`, undefined)
+      } catch (cause) {
+        onFault(`policy ${policy.name} threw in pick`, cause)
+      }
+      return spare.pick(sample)
+    },
+  }
+}

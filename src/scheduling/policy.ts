@@ -1,0 +1,41 @@
+/**
+ * A placement policy chooses an instance for the next sample. It is incremental and pure: told of every change of an
+ * instance, it keeps what it needs to answer `pick` without looking at the whole fleet.
+ */
+
+/** What a policy sees of an instance. The same object is handed over each time; its fields change in place. */
+export interface InstanceLoad {
+  readonly id: string
+  /** Sequences that may run at once; 0 while the instance takes no work. */
+  readonly limit: number
+  /** Sequences that hold a slot. */
+  readonly running: number
+  /** The user's word for relative speed. */
+  readonly weight: number
+  /** Grows with each grant: smaller means longer unused. */
+  readonly lastGranted: number
+}
+
+/** What a policy may know of a sample: never its prompt. */
+export interface Placeable {
+  readonly taskId: string
+  readonly sample: number
+  readonly kind: 'rollout' | 'evaluation'
+  readonly priority: number
+  /** Tokens it already has, when it resumes. */
+  readonly resumedTokens: number
+}
+
+export interface PlacementPolicy {
+  readonly name: string
+  add(instance: InstanceLoad): void
+  remove(id: string): void
+  /** The instance's limit or running count changed. */
+  changed(instance: InstanceLoad): void
+  /** An instance with a free slot (`running < limit`), or null to let the sample wait. */
+  pick(sample: Placeable): string | null
+}
+
+export function hasRoom(instance: InstanceLoad): boolean {
+  return instance.running < instance.limit
+}

@@ -1,0 +1,117 @@
+/**
+ * `completions()`: rollout completions as an AsyncIterable with back-pressure instead of loss (decision 14, F14).
+ *
+ * A sink holds at most highWaterMark completions before it closes admission of new tasks; samples of started tasks still
+ * arrive, so the bound is highWaterMark plus those. It counts from its first `next()` and stops when it returns.
+ */
+import type { Completion } from '../rollout/completion.ts'
+
+export interface CompletionSinks {
+  /** True while some reader is too far behind for new tasks to be admitted. */
+  readonly full: boolean
+  push(completion: Completion): void
+  open(options: {
+    readonly highWaterMark: number
+    readonly signal: AbortSignal | undefined
+  }): AsyncIterableIterator<Completion>
+  /** Lets every reader finish what it has, then ends it. */
+  close(): void
+}
+
+interface Sink {
+  readonly buffer: Completion[]
+  readonly highWaterMark: number
+  full: boolean
+  wake: (() => void) | null
+  ended: boolean
+}
+
+/** `onRoom` is called when the last full sink has room again. */
+export function createCompletionSinks(onRoom: () => void): CompletionSinks {
+  const sinks = new Set<Sink>()
+  let full = 0
+  let closed = false
+
+  function measure(sink: Sink): void {
+    const isFull = !sink.ended && sink.buffer.length >= sink.highWaterMark
+    if (isFull === sink.full) return
+    sink.full = isFull
+    full += isFull ? 1 : -1
+    if (full === 0) onRoom()
+  }
+  function end(sink: Sink): void {
+    sink.ended = true
+    sinks.delete(sink)
+    measure(sink)
+    sink.wake?.()
+  }
+
+  return {
+    get full() {
+      return full > 0
+    },
+    push(completion) {
+      for (const sink of sinks) {
+        sink.buffer.push(completion)
+        measure(sink)
+        sink.wake?.()
+      }
+    },
+    open({ highWaterMark, signal }) {
+      const sink: Sink = { buffer: [], highWaterMark, full: false, wake: null, ended: false }
+      let begun = false
+      const abort = (): void => {
+        sink.buffer.length = 0
+        end(sink)
+      }
+      function begin(): void {
+        begun = true
+        if (closed || signal?.aborted === true) sink.ended = true
+        else sinks.add(sink)
+        signal?.addEventListener('abort', abort, { once: true })
+      }
+      function finish(): void {
+        signal?.removeEventListener('abort', abort)
+        sink.buffer.length = 0
+        end(sink)
+      }
+      const iterator: AsyncIterableIterator<Completion> = {
+        async next() {
+          if (!begun) begin()
+          while (sink.buffer.length === 0 && !sink.ended) {
+            await new Promise<void>((resolve) => {
+              const before = sink.wake
+              sink.wake = () => {
+                before?.()
+                resolve()
+              }
+            })
+            sink.wake = null
+          }
+          if (signal?.aborted === true) {
+            finish()
+            throw signal.reason
+          }
+          const value = sink.buffer.shift()
+          measure(sink)
+          if (value !== undefined) return { done: false, value }
+          finish()
+          return { done: true, value: undefined }
+        },
+        async return() {
+          begun = true
+          finish()
+          return { done: true, value: undefined }
+        },
+        [Symbol.asyncIterator]() {
+          return iterator
+        },
+      }
+      return iterator
+    },
+    close() {
+      closed = true
+      for (const sink of sinks) end(sink)
+    },
+  }
+}

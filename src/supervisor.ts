@@ -1,0 +1,271 @@
+/**
+ * createSupervisor: checks the options, wires the parts, hands out the handle. The handle holds no logic of its own.
+ */
+import type { Observable } from 'rxjs'
+import { checkInteger, checkNumber, checkOneOf } from './checks.ts'
+import { messageOf, RolloutError } from './errors.ts'
+import { checkInstance, checkOptions, type InstanceOptions, type SupervisorOptions } from './options.ts'
+import { isRecord, type Problem, problemList, type Report, rejectUnknownKeys, show } from './problems.ts'
+import type { Completion } from './rollout/completion.ts'
+import type { Group } from './rollout/group.ts'
+import type { Task } from './rollout/task.ts'
+import { closeRun } from './run/close.ts'
+import { createRun } from './run/create-run.ts'
+import { drain, join, probe } from './run/fleet.ts'
+import { admit, withdraw } from './run/intake.ts'
+import { type CheckedUpdate, pause, resume, tellPhase, type UpdateReport, updateWeights } from './run/phases.ts'
+import { Rollout } from './run/rollout.ts'
+import type { Instance, Run } from './run/run.ts'
+import { type FleetView, statesOf, viewFleet } from './run/views.ts'
+import type { SupervisorEvent } from './telemetry/events.ts'
+
+export interface WeightUpdateOptions {
+  /** Integer >= 0, above the fleet's version. */
+  readonly version: number
+  /** `drain` lets running generations end before the weights change. @default 'drain' */
+  readonly mode?: 'drain'
+  /** Folder of the new weights, as the servers see it. Either this or `apply`. */
+  readonly path?: string
+  /** Loads the weights in a way of your own; afterwards the server must say the new version. */
+  readonly apply?: (instance: { readonly id: string; readonly url: string }, signal: AbortSignal) => Promise<void>
+  /** Bounds the wait for running generations, and then loading on each instance. @default 600000 */
+  readonly timeoutMs?: number
+}
+
+export interface CompletionsOptions {
+  readonly signal?: AbortSignal
+  /** Completions held before admission of new tasks stops: integer >= 1. @default 1024 */
+  readonly highWaterMark?: number
+}
+
+const DEFAULT_UPDATE_MS = 600_000
+const DEFAULT_HIGH_WATER_MARK = 1_024
+/** Probes of a large fleet go out this many at a time. */
+const PROBES_AT_ONCE = 64
+
+/**
+ * Builds a supervisor from its options. No request is sent before `start()`.
+ * @throws RolloutError INVALID_OPTIONS that lists every problem
+ */
+export function createSupervisor(options: SupervisorOptions = {}): Supervisor {
+  return new Supervisor(options)
+}
+
+/** The handle of a run. Made by createSupervisor. */
+export class Supervisor {
+  readonly #run: Run
+  readonly #onClose = new Set<() => void>()
+  #starting: Promise<void> | null = null
+  #closing: Promise<void> | null = null
+  /** Weight updates wait in one line (decision 9). */
+  #line: Promise<unknown> = Promise.resolve()
+
+  /** Every completion, evaluations included: hot, one item per sample, never errors, completes on close. */
+  readonly completions$: Observable<Completion>
+  readonly groups$: Observable<Group>
+  /** Placements, states, phases and faults. Events are built only while somebody subscribes. */
+  readonly events$: Observable<SupervisorEvent>
+  /** The fleet now, then its changes, at most ten a second. */
+  readonly states$: Observable<FleetView>
+
+  constructor(options: SupervisorOptions) {
+    const checked = checkOptions(options)
+    this.#run = createRun(checked)
+    join(this.#run, checked.instances)
+    this.completions$ = this.#run.hub.completions.asObservable()
+    this.groups$ = this.#run.hub.groups.asObservable()
+    this.events$ = this.#run.hub.events.asObservable()
+    this.states$ = statesOf(this.#run, this.#onClose)
+  }
+
+  /**
+   * Probes every instance and opens the run. Instances that do not answer are reported, and probed again while the run goes on.
+   * @throws RolloutError NO_INSTANCES, naming each, when fewer than `minInstances` can take work
+   */
+  start(): Promise<void> {
+    this.#starting ??= this.#start()
+    return this.#starting
+  }
+
+  async #start(): Promise<void> {
+    const run = this.#run
+    const waiting = [...run.instances.values()]
+    const lane = async (): Promise<void> => {
+      for (let instance = waiting.shift(); instance !== undefined; instance = waiting.shift())
+        await probe(run, instance)
+    }
+    await Promise.all(Array.from({ length: Math.min(PROBES_AT_ONCE, waiting.length) }, lane))
+    if (run.closing) throw new RolloutError('CLOSED', 'start was overtaken by close()')
+    run.actor.send({ type: 'fleet.ready' })
+    tellPhase(run)
+    const open = [...run.instances.values()].filter(
+      (instance) => instance.account.limit > 0 || instance.actor.getSnapshot().matches('paused'),
+    )
+    if (open.length >= run.options.minInstances) return
+    const faults = [...run.instances.values()].filter((instance) => instance.fault !== null)
+    const lines = faults.map(({ id, fault }) => `\n  ${id}: ${messageOf(fault)}`)
+    throw new RolloutError(
+      'NO_INSTANCES',
+      `expected at least ${run.options.minInstances} instances that can take work, found ${open.length} of ${run.instances.size}${lines.join('')}`,
+      { errors: faults.map(({ fault }) => fault as RolloutError) },
+    )
+  }
+
+  /**
+   * Admits a task; its samples run as slots become free.
+   * @throws RolloutError INVALID_TASK, DUPLICATE_TASK or CLOSED
+   */
+  submit<M = unknown>(task: Task<M>): Rollout<M> {
+    return new Rollout<M>(this.#run, admit(this.#run, task))
+  }
+
+  /** Submits the task if its first sample gets a slot at once; otherwise nothing has happened, and the answer is null. */
+  trySubmit<M = unknown>(task: Task<M>): Rollout<M> | null {
+    const run = this.#run
+    if (run.queue.size > 0 || run.ledger.free === 0 || !run.actor.getSnapshot().matches('rollout')) {
+      if (run.closing) throw new RolloutError('CLOSED', 'trySubmit was called after close(); create a new supervisor')
+      return null
+    }
+    const live = admit(run, task)
+    if (live.started || live.ended > 0) return new Rollout<M>(run, live)
+    withdraw(run, live)
+    return null
+  }
+
+  /** Rollout completions with back-pressure: a slow reader slows admission, nothing is dropped. */
+  completions(options: CompletionsOptions = {}): AsyncIterableIterator<Completion> {
+    const highWaterMark = check('completions', ['signal', 'highWaterMark'], options, (report) =>
+      checkInteger(report, 'highWaterMark', options.highWaterMark, { min: 1 }, DEFAULT_HIGH_WATER_MARK),
+    )
+    return this.#run.sinks.open({ highWaterMark, signal: options.signal })
+  }
+
+  /** Stops placement at once; running generations end by themselves. Resolves when none is left. */
+  pause(options: { readonly timeoutMs?: number } = {}): Promise<void> {
+    const timeoutMs = check('pause', ['timeoutMs'], options, (report) =>
+      checkNumber(report, 'timeoutMs', options.timeoutMs, { min: 0 }, null),
+    )
+    return pause(this.#run, timeoutMs)
+  }
+
+  resume(): Promise<void> {
+    resume(this.#run)
+    return Promise.resolve()
+  }
+
+  /** Brings every instance to new weights. Updates asked for while one runs wait for it. */
+  updateWeights(options: WeightUpdateOptions): Promise<UpdateReport> {
+    const update = checkUpdate(options)
+    const next = this.#line.then(() => updateWeights(this.#run, update))
+    this.#line = next.catch(() => {})
+    return next
+  }
+
+  /** Adds an instance while running; it takes work as soon as it answers. @returns its id */
+  add(options: InstanceOptions): string {
+    const [instance] = join(this.#run, [checkInstance(options)])
+    void probe(this.#run, instance!)
+    return instance!.id
+  }
+
+  /** Gives an instance no new work, and removes it when its last generation ends or `timeoutMs` has passed; what still runs then resumes elsewhere. */
+  async drain(id: string, options: { readonly timeoutMs?: number } = {}): Promise<void> {
+    const timeoutMs = check('drain', ['timeoutMs'], options, (report) =>
+      checkNumber(report, 'timeoutMs', options.timeoutMs, { min: 0 }, null),
+    )
+    await drain(this.#run, id, timeoutMs)
+  }
+
+  /** Removes an instance now: what runs there resumes elsewhere. */
+  async remove(id: string): Promise<void> {
+    await drain(this.#run, id, 0)
+  }
+
+  getSnapshot(): FleetView {
+    return viewFleet(this.#run)
+  }
+
+  /** Version of the weights that the fleet was last brought to; null before the first update. */
+  get version(): number | null {
+    return this.#run.version
+  }
+
+  /** The XState actor; `actor.system.inspect(observer)` attaches an inspector while running. */
+  get actor(): Run['actor'] {
+    return this.#run.actor
+  }
+
+  /** Resolves when nothing is waiting or running. */
+  drainAll(options: { readonly signal?: AbortSignal } = {}): Promise<void> {
+    const run = this.#run
+    const { signal } = options
+    return new Promise((resolve, reject) => {
+      const settle = (): void => {
+        if (run.counts.waiting + run.counts.running > 0) return
+        leave()
+        resolve()
+      }
+      const abort = (): void => {
+        leave()
+        reject(signal?.reason as Error)
+      }
+      const leave = (): void => {
+        run.onIdle.delete(settle)
+        signal?.removeEventListener('abort', abort)
+      }
+      run.onIdle.add(settle)
+      signal?.addEventListener('abort', abort, { once: true })
+      if (signal?.aborted === true) abort()
+      else settle()
+    })
+  }
+
+  /** Cancels what is live, tells the engines, and ends every actor, timer and socket. Called twice, it is the same close. */
+  close(): Promise<void> {
+    this.#closing ??= closeRun(this.#run, this.#onClose)
+    return this.#closing
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+}
+
+function check<T>(method: string, keys: readonly string[], options: unknown, read: (report: Report) => T): T {
+  const problems: Problem[] = []
+  const report: Report = (path, expected, found) => problems.push({ path, expected, found: String(found) })
+  let value: T | undefined
+  if (isRecord(options)) {
+    rejectUnknownKeys(options, keys, '', report)
+    value = read(report)
+  } else {
+    report('options', 'an object', show(options))
+  }
+  if (problems.length > 0)
+    throw new RolloutError('INVALID_OPTIONS', `${method} cannot use these options:\n${problemList(problems)}`, {
+      problems,
+    })
+  return value as T
+}
+
+function checkUpdate(options: WeightUpdateOptions): CheckedUpdate {
+  return check('updateWeights', ['version', 'mode', 'path', 'apply', 'timeoutMs'], options, (report) => {
+    const { path, apply } = options
+    checkOneOf(report, 'mode', options.mode, ['drain'], 'drain')
+    if (options.version === undefined) report('version', 'an integer of at least 0', 'nothing')
+    if ((path === undefined) === (apply === undefined))
+      report('path', 'either path or apply', path === undefined ? 'neither' : 'both')
+    if (path !== undefined && (typeof path !== 'string' || path === ''))
+      report('path', 'a folder, as the servers see it', show(path))
+    if (apply !== undefined && typeof apply !== 'function') report('apply', 'a function', show(apply))
+    const version = checkInteger(report, 'version', options.version, { min: 0 }, 0)
+    return {
+      version,
+      timeoutMs: checkNumber(report, 'timeoutMs', options.timeoutMs, { min: 0, exclusive: true }, DEFAULT_UPDATE_MS),
+      apply: (instance: Instance, signal: AbortSignal) =>
+        path === undefined
+          ? apply!({ id: instance.id, url: instance.spec.url }, signal)
+          : instance.driver.updateWeights({ version, path }, signal),
+    }
+  })
+}

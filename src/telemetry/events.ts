@@ -1,0 +1,54 @@
+/**
+ * What happens in a run, as one closed union. Built only while somebody listens.
+ * No prompt, token or secret is in any event but `sample.tokens`, which only `rollout.events` carries.
+ */
+import type { RolloutError } from '../errors.ts'
+import type { Outcome, SegmentEnd } from '../rollout/completion.ts'
+import type { TaskKind } from '../rollout/task.ts'
+
+/** Why a waiting sample is not running (I7). */
+export type WaitReason = 'capacity' | 'backPressure' | 'staleness' | 'gate' | 'version' | 'backoff' | 'turn' | 'phase'
+
+export type Phase = 'starting' | 'rollout' | 'paused' | 'weightUpdate' | 'stopping' | 'stopped'
+
+/** The state of an instance as its machine says it, joined by dots: `serving.busy`, `unhealthy.open`. */
+export type InstanceState = string
+
+interface At {
+  /** Clock milliseconds. */
+  readonly at: number
+}
+
+export type SampleEvent = At & { readonly taskId: string; readonly sample: number; readonly kind: TaskKind } & (
+    | { readonly type: 'sample.queued'; readonly reason: 'submitted' | 'interrupted' | 'retry' | 'backoff' }
+    | {
+        readonly type: 'sample.placed'
+        readonly instance: string
+        readonly lease: number
+        readonly resumedTokens: number
+      }
+    /** The slot is free again. Comes after `sample.ended` where a cancelled request had still to leave its server. */
+    | {
+        readonly type: 'sample.released'
+        readonly instance: string
+        readonly lease: number
+        readonly reason: SegmentEnd
+        readonly tokens: number
+      }
+    | { readonly type: 'sample.ended'; readonly outcome: Outcome; readonly tokens: number }
+  )
+
+export type InstanceEvent = At & { readonly instance: string } & (
+    | { readonly type: 'instance.state'; readonly state: InstanceState }
+    | { readonly type: 'instance.left' }
+    | { readonly type: 'instance.fault'; readonly error: RolloutError }
+  )
+
+export type RunEvent = At &
+  (
+    | { readonly type: 'run.phase'; readonly phase: Phase }
+    | { readonly type: 'run.version'; readonly version: number }
+    | { readonly type: 'run.fault'; readonly error: RolloutError }
+  )
+
+export type SupervisorEvent = SampleEvent | InstanceEvent | RunEvent

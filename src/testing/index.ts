@@ -1,0 +1,26 @@
+/**
+ * What tests, simulations and demos of rollouts need: a real HTTP engine around a tiny policy, a virtual clock, and servers
+ * without sockets.
+ */
+export {
+  type EmbeddedEngine,
+  type EmbeddedEngineOptions,
+  type EngineCounters,
+  type EngineProfile,
+  startEmbeddedEngine,
+} from './embedded-engine.ts'
+export { createRandom, hash32, type Random } from './random.ts'
+export { type SimulatedServer, type SimulatedServerOptions, simulateServer, tokenOf } from './simulated-fleet.ts'
+export {
+  createTinyWeights,
+  EOS,
+  loadWeights,
+  saveWeights,
+  scoreTokens,
+  type TinyWeights,
+  textOf,
+  tokenDistribution,
+  tokensOf,
+  VOCABULARY_SIZE,
+} from './tiny-policy.ts'
+export { createVirtualClock, type VirtualClock } from './virtual-clock.ts'
