@@ -19,4 +19,4 @@ async function main() {
   console.log(`CommonJS: ${version}, ${group.completions[0].tokenIds.length} tokens`)
 }
 
-main()
+void main()
