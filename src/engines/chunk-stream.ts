@@ -9,7 +9,7 @@ import type { Chunk } from './driver.ts'
 import { eventSplitter } from './event-stream.ts'
 import type { Exchange, ExchangeEvents } from './exchange.ts'
 import { fault, first, type Headers, networkFault, statusFault } from './faults.ts'
-import { cancelled, notThis, type Transport } from './transport.ts'
+import { cancelled, listen, notThis, type Transport } from './transport.ts'
 
 /** What an engine's events mean. One per attempt; it remembers what was delivered. */
 export interface ChunkDecoder {
@@ -156,7 +156,7 @@ class ChunkStream implements AsyncIterableIterator<Chunk, undefined, undefined>,
       this.#close(cancelled(transport.peer, this.#what, signal), false)
       return
     }
-    signal.addEventListener('abort', this.#onAbort, { once: true })
+    listen(signal, this.#onAbort)
     const exchange = transport.open(path, body, this)
     this.#exchange = exchange
     if (this.#closed) exchange.abort()

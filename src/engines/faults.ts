@@ -126,7 +126,10 @@ export function networkFault(peer: Peer, what: string, error: unknown, answered:
 }
 
 export function codeIn(error: unknown): string {
-  return isRecord(error) && typeof error.code === 'string' ? error.code : ''
+  if (!isRecord(error)) return ''
+  if (typeof error.code === 'string') return error.code
+  // undici's own gives no code to what never looked like HTTP.
+  return error.name === 'HTTPParserError' ? 'HPE_INVALID' : ''
 }
 
 export function first(value: string | string[] | undefined): string | undefined {

@@ -2,7 +2,8 @@
  * SGLang's stream events to chunks of new tokens. Servers send either the whole output in every event (the default) or deltas
  * (`--incremental-streaming-output`); which one is told from the event itself, by comparing its list with its `completion_tokens`,
  * so that a server restarted with other flags cannot corrupt a sample (I8). Ids and log-probabilities come from one list and so are
- * always of equal length; what was delivered never shrinks (an abort in the queue sends a short list, F12).
+ * always of equal length; what was delivered never shrinks or repeats (an abort in the queue sends a short list of ids and, among deltas,
+ * the whole list of log-probabilities, F12).
  */
 import type { RolloutError } from '../errors.ts'
 import { isRecord } from '../problems.ts'
@@ -61,7 +62,7 @@ export function sglangDecoder(peer: Peer, deltas: boolean): ChunkDecoder {
       skip = deltas ? 0 : seen
     } else if (list.length === total) {
       skip = seen
-      if (seen > 0) form = 'cumulative'
+      if (seen > 0 && form === 'unknown') form = 'cumulative'
     } else if (seen + list.length === total) {
       form = 'deltas'
     } else if (aborted) {
@@ -86,6 +87,7 @@ export function sglangDecoder(peer: Peer, deltas: boolean): ChunkDecoder {
     if (typeof sent !== 'string') return
     if (delta) {
       text = (text ?? '') + textHeld + sent
+      textSent += textHeld.length + sent.length
       textHeld = ''
       return
     }

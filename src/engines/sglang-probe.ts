@@ -98,7 +98,7 @@ function capacityOf(server: Json, loads: readonly Json[]): number | null {
  * The request is invalid twice, so that no release runs it; it is never sent to a paused server, which would hold it.
  */
 async function askVocabularySize(transport: Transport, signal: AbortSignal | undefined): Promise<number | null> {
-  const body = { prompt: [0], max_tokens: 1, logit_bias: { 2147483647: 0 }, json_schema: '{}', regex: '.' }
+  const body = { prompt: [1], max_tokens: 1, logit_bias: { 2147483647: 0 }, json_schema: '{}', regex: '.' }
   const reply = await transport.call({ method: 'POST', path: '/v1/completions', body, signal })
   const largest = /logit_bias must has keys in \[0, (\d+)\]/.exec(reply.text)?.[1]
   return largest === undefined ? null : Number(largest) + 1

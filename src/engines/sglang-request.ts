@@ -2,7 +2,6 @@
  * The body of SGLang's `POST /generate`. Every sampling default is spelled out, because the server's own differ (128 tokens)
  * and an operator can change them (`--preferred-sampling-params`).
  */
-import { isTokenIds } from '../rollout/task.ts'
 import type { GenerateRequest } from './driver.ts'
 
 /**
@@ -46,6 +45,6 @@ export function generateBody({ requestId, prompt, sampling }: GenerateRequest, d
     },
   })
   // Joined by hand: JSON.stringify would write an Int32Array as an object.
-  const input = isTokenIds(prompt) ? `"input_ids":[${prompt.join(',')}]` : `"text":${JSON.stringify(prompt)}`
+  const input = typeof prompt === 'string' ? `"text":${JSON.stringify(prompt)}` : `"input_ids":[${prompt.join(',')}]`
   return `{${input},${rest.slice(1)}`
 }

@@ -3,6 +3,7 @@
  * leases make it, so that neither a stream nor a control call ever waits behind another stream (rule 7).
  * Every call ends: by its answer, its deadline on the injected clock, its signal, its size limit, or `close`.
  */
+import { setMaxListeners } from 'node:events'
 import { RolloutError } from '../errors.ts'
 import type { DriverOptions } from './driver.ts'
 import { type Exchange, type ExchangeEvents, exchange, exchangePool } from './exchange.ts'
@@ -79,7 +80,7 @@ export function createTransport({ id, url, apiKey, clock }: DriverOptions): Tran
             ),
           )
         const timer = clock.setTimeout(onDeadline, deadlineMs)
-        signal?.addEventListener('abort', onAbort, { once: true })
+        if (signal !== undefined) listen(signal, onAbort)
         const options =
           body === undefined
             ? { method, path: prefix + path, headers: accept }
@@ -121,6 +122,12 @@ export function createTransport({ id, url, apiKey, clock }: DriverOptions): Tran
       await Promise.all([streams.pool.destroy(closed), control.pool.destroy(closed)])
     },
   }
+}
+
+/** One signal may end the calls and streams of a whole fleet, which Node would announce as a leak. */
+export function listen(signal: AbortSignal, onAbort: () => void): void {
+  setMaxListeners(0, signal)
+  signal.addEventListener('abort', onAbort, { once: true })
 }
 
 /** The error of a call or stream whose signal was aborted: the signal's own reason where that is one of ours. */
