@@ -69,7 +69,11 @@ export interface EngineCore {
 
 /** An engine that is later than this forgets the time it lost, rather than stepping in a burst. */
 const MAX_LAG_MS = 50
-/** Tokens between two looks at the sockets when steps take no time, or when catching up: about half a millisecond. */
+/**
+ * Between two looks at the sockets, when steps take no time or when catching up: this many steps, and more of them for a small batch.
+ * About a millisecond; fewer steps would spend most of the time in writes.
+ */
+const STEPS_PER_TURN = 16
 const TOKENS_PER_TURN = 256
 
 export function createEngineCore(options: CoreOptions): EngineCore {
@@ -119,7 +123,8 @@ export function createEngineCore(options: CoreOptions): EngineCore {
     cancelTurn = null
     const now = performance.now()
     if (now - dueAt > MAX_LAG_MS) dueAt = now
-    for (let tokens = 0; tokens < TOKENS_PER_TURN && dueAt <= now && running.length > 0; tokens += running.length) {
+    const limit = Math.max(STEPS_PER_TURN, TOKENS_PER_TURN / Math.max(1, running.length))
+    for (let steps = 0; steps < limit && dueAt <= now && running.length > 0; steps++) {
       step()
       dueAt += stepCostMs()
     }

@@ -202,7 +202,7 @@ export function createSglangDialect(
         request.resume()
         return
       }
-      void readBody(request).then((text) => {
+      const answering = readBody(request).then((text) => {
         const body = text === '' ? undefined : parseJson(text)
         if (route.needsBody && body === undefined) {
           const kind =
@@ -214,6 +214,8 @@ export function createSglangDialect(
         }
         return route.handler(body, response)
       })
+      // A fault of the engine is an answer of its own, and no end of the process it lives in.
+      answering.catch(() => sendText(response, 500, 'Internal Server Error'))
     },
     turnEnded() {
       reports.stepped()
