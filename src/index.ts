@@ -45,4 +45,8 @@ export type {
   SupervisorEvent,
   WaitReason,
 } from './telemetry/events.ts'
+export { type IdleReason, idleLabels, type Waiting } from './telemetry/idle.ts'
 export type { Logger } from './telemetry/logger.ts'
+export { createTimeline, type Timeline, type TimelineOptions, type TimelineView } from './telemetry/timeline.ts'
+export type { Bar, BarKind, IdleSpan, InstanceTimeline, SlotTime, TimelineReport } from './telemetry/timeline-report.ts'
+export { type TimelineCurve, type TimelineSvgOptions, timelineSvg } from './telemetry/timeline-svg.ts'

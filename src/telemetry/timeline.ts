@@ -45,6 +45,8 @@ export interface Timeline {
   observe(event: SupervisorEvent): void
   /** Brings the reasons up to date. Happens by itself after each burst of events. */
   settle(): void
+  /** Busy and capacity slot time of the fleet up to a moment: the difference of two moments is the utilisation between them. */
+  slotTime(at: number): { readonly busyMs: number; readonly capacityMs: number }
   /** Everything up to a moment, the running bars included. */
   report(at: number): TimelineReport
 }
@@ -231,6 +233,13 @@ export function createTimeline({ view, startedAt, maxIntervals = 100_000 }: Time
     for (const track of tracks.values()) change(track, () => {})
   }
 
+  function advanceAll(at: number): Track[] {
+    now = Math.max(now, at)
+    const all = [...tracks.values()]
+    for (const track of all) advance(track)
+    return all
+  }
+
   return {
     observe(event) {
       now = Math.max(now, event.at)
@@ -240,10 +249,13 @@ export function createTimeline({ view, startedAt, maxIntervals = 100_000 }: Time
       queueMicrotask(settle)
     },
     settle,
+    slotTime(at) {
+      const all = advanceAll(at)
+      const sum = (part: 'busyMs' | 'capacityMs') => all.reduce((total, track) => total + track[part], 0)
+      return { busyMs: sum('busyMs'), capacityMs: sum('capacityMs') }
+    },
     report(at) {
-      now = Math.max(now, at)
-      const all = [...tracks.values()]
-      for (const track of all) advance(track)
+      const all = advanceAll(at)
       return summarise(all, bars, spans, { startedAt, endedAt: now, completeSince, dropped, updates: [...updates] })
     },
   }

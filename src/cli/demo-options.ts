@@ -1,0 +1,107 @@
+/**
+ * The flags of `rollout-supervisor demo`, their defaults and their bounds.
+ */
+import { type Flags, flagHelp, readFlags } from './flags.ts'
+import { UsageError } from './io.ts'
+
+export interface DemoOptions {
+  /** Steps to train, or null: until the target is reached. */
+  readonly steps: number | null
+  /** Time budget, or null: the default one, and none with --steps. */
+  readonly seconds: number | null
+  readonly engines: number
+  readonly capacity: number
+  readonly groups: number
+  readonly samples: number
+  readonly policy: 'least-request' | 'round-robin'
+  readonly strict: boolean
+  /** Engines, from the first, that are slower by slowFactor. */
+  readonly slow: number
+  readonly slowFactor: number
+  readonly stepMs: number
+  readonly seed: number
+  readonly out: string
+  readonly json: boolean
+  readonly quiet: boolean
+  readonly noColor: boolean
+}
+
+/** Mean reward at which the task counts as learned. */
+export const TARGET_REWARD = 0.9
+
+const DEFAULTS = {
+  engines: 4,
+  capacity: 16,
+  groups: 32,
+  samples: 8,
+  slowFactor: 4,
+  stepMs: 12,
+  seed: 1,
+  out: './rollout-supervisor-demo',
+} as const
+
+const whole = (min: number, max: number, about: string) => ({ type: 'number', whole: true, min, max, about }) as const
+const number = (min: number, max: number, about: string) => ({ type: 'number', whole: false, min, max, about }) as const
+
+const FLAGS = {
+  steps: whole(1, 100_000, `training steps; without it, until the mean reward stays above ${TARGET_REWARD}`),
+  seconds: number(0.001, 86_400, `time budget; missing the target within it is a failure (120, none with --steps)`),
+  engines: whole(1, 64, `embedded inference servers (${DEFAULTS.engines})`),
+  capacity: whole(1, 1_024, `sequences that each runs at once (${DEFAULTS.capacity})`),
+  groups: whole(1, 4_096, `prompts in a step (${DEFAULTS.groups})`),
+  samples: whole(2, 1_024, `samples of each prompt: the group of GRPO (${DEFAULTS.samples})`),
+  policy: {
+    type: 'word',
+    allowed: ['least-request', 'round-robin'],
+    about: 'how samples are placed: least-request or round-robin (least-request)',
+  },
+  strict: { type: 'switch', about: 'with --policy round-robin: only the next server in order takes the next sample' },
+  slow: whole(0, 64, 'servers that are slower than the others (0)'),
+  'slow-factor': number(1, 1_000, `how many times slower (${DEFAULTS.slowFactor})`),
+  'step-ms': number(0, 10_000, `time of one decoding step of a server (${DEFAULTS.stepMs})`),
+  seed: whole(0, 2 ** 32 - 1, `of weights, prompts and sampling (${DEFAULTS.seed})`),
+  out: { type: 'word', about: `folder for timeline.svg and report.json (${DEFAULTS.out})` },
+  json: { type: 'switch', about: 'the report as one JSON object on stdout' },
+  quiet: { type: 'switch', about: 'no progress on stderr' },
+  'no-color': { type: 'switch', about: 'no colours; NO_COLOR does the same' },
+  verbose: { type: 'switch', about: 'stack traces with errors' },
+  help: { type: 'switch', about: 'this text' },
+} as const satisfies Flags
+
+export const DEMO_HELP = `usage: rollout-supervisor demo [flags]
+
+Trains a tiny policy with GRPO, on engines that speak SGLang's HTTP protocol inside this process. The task: count down from the
+prompt's digit to 0, then stop. Exit code 0 when the target is reached (or --steps are done), 1 when the budget is missed.
+
+${flagHelp(FLAGS)}
+`
+
+/** @returns null when help was asked for @throws UsageError */
+export function readDemoOptions(args: readonly string[]): DemoOptions | null {
+  const flags = readFlags(FLAGS, args)
+  if (flags.on('help')) return null
+  const policy = flags.word('policy') === 'round-robin' ? 'round-robin' : 'least-request'
+  const options: DemoOptions = {
+    steps: flags.number('steps'),
+    seconds: flags.number('seconds'),
+    engines: flags.number('engines') ?? DEFAULTS.engines,
+    capacity: flags.number('capacity') ?? DEFAULTS.capacity,
+    groups: flags.number('groups') ?? DEFAULTS.groups,
+    samples: flags.number('samples') ?? DEFAULTS.samples,
+    policy,
+    strict: flags.on('strict'),
+    slow: flags.number('slow') ?? 0,
+    slowFactor: flags.number('slow-factor') ?? DEFAULTS.slowFactor,
+    stepMs: flags.number('step-ms') ?? DEFAULTS.stepMs,
+    seed: flags.number('seed') ?? DEFAULTS.seed,
+    out: flags.word('out') ?? DEFAULTS.out,
+    json: flags.on('json'),
+    quiet: flags.on('quiet'),
+    noColor: flags.on('no-color'),
+  }
+  if (options.strict && policy !== 'round-robin')
+    throw new UsageError('--strict: expected together with --policy round-robin')
+  if (options.slow > options.engines)
+    throw new UsageError(`--slow: expected at most the number of engines (${options.engines}), found ${options.slow}`)
+  return options
+}
