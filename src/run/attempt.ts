@@ -198,7 +198,9 @@ function giveBack(run: Run, attempt: Attempt): void {
   instance.attempts.delete(attempt)
   run.clock.clearTimeout(attempt.watch)
   run.ledger.release(lease)
-  instance.actor.send({ type: 'lease.released', outcome: attempt.outcome })
+  // The machine of an instance that has left has ended before its last leases.
+  if (run.instances.get(instance.id) === instance)
+    instance.actor.send({ type: 'lease.released', outcome: attempt.outcome })
   if (run.hub.listens(owner.task)) {
     const { task, index } = owner
     run.hub.tell(

@@ -45,7 +45,7 @@ export function createRun(options: CheckedOptions): Run {
     options,
     clock,
     log,
-    actor: createActor(machine, { clock, ...(inspect === undefined ? {} : { inspect }) }),
+    actor: createActor(machine, { id: 'supervisor', clock, ...(inspect === undefined ? {} : { inspect }) }),
     ledger: createLedger((account) => policy.changed(account)),
     policy,
     queue: createQueue(),

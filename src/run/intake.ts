@@ -1,6 +1,7 @@
 /**
  * Where tasks come in: admitted whole or not at all, cancelled at once, queued or running (I11).
  */
+import { setMaxListeners } from 'node:events'
 import { messageOf, RolloutError } from '../errors.ts'
 import { checkTask } from '../rollout/check-task.ts'
 import type { Group } from '../rollout/group.ts'
@@ -52,6 +53,8 @@ export function admit(run: Run, task: Task): LiveTask {
     const abort = (): void => cancel(run, live, signal.reason)
     if (signal.aborted) abort()
     else {
+      // One signal may cancel thousands of tasks; Node takes more than ten listeners for a leak.
+      setMaxListeners(0, signal)
       signal.addEventListener('abort', abort, { once: true })
       live.offSignal = () => signal.removeEventListener('abort', abort)
     }
