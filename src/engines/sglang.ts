@@ -2,10 +2,11 @@
  * SGLang over its native routes: token ids in and out, log-probabilities after temperature, per-token weight versions.
  * One call is one try (driver.ts). What the routes answer was seen on a real 0.5.23 (test/e2e/engines).
  */
+import type { RolloutError } from '../errors.ts'
 import { isTokenIds } from '../rollout/task.ts'
 import { chunkStream } from './chunk-stream.ts'
 import type { Chunk, DriverOptions, EngineDriver } from './driver.ts'
-import { fault, statusFault } from './faults.ts'
+import { fault, serverMessage, statusFault } from './faults.ts'
 import { sglangDecoder } from './sglang-events.ts'
 import { asRecord, asRecords, probeSglang } from './sglang-probe.ts'
 import { generateBody } from './sglang-request.ts'
@@ -13,6 +14,9 @@ import { createTransport, jsonOf } from './transport.ts'
 
 /** Reading hundreds of gigabytes from a network disk; the update's own deadline is the caller's signal. */
 const UPDATE_DEADLINE_MS = 60 * 60 * 1000
+
+/** Requests whose client left end within this; a stranger's long one does not. */
+const IDLE_WAIT_S = 5
 
 export function createSglangDriver(options: DriverOptions): EngineDriver {
   const { clock } = options
@@ -29,6 +33,18 @@ export function createSglangDriver(options: DriverOptions): EngineDriver {
   async function weightVersion(signal?: AbortSignal): Promise<string | null> {
     const info = asRecord(jsonOf(peer, await transport.call({ method: 'GET', path: '/model_info', signal })))
     return typeof info.weight_version === 'string' ? info.weight_version : null
+  }
+
+  /**
+   * The only answer about running requests that comes from the scheduler itself: the load report lags up to a second and more.
+   * Without a timeout it ignores what a pause holds back; with one it waits for requests that are just ending.
+   */
+  async function flush(signal: AbortSignal | undefined): Promise<{ readonly flushed: boolean; readonly said: string }> {
+    let reply = await post('/flush_cache', {}, signal)
+    if (reply.status === 400) reply = await post(`/flush_cache?timeout=${IDLE_WAIT_S}`, {}, signal, 2000 * IDLE_WAIT_S)
+    // A release without the route flushes in the update, and cannot say so.
+    if (reply.status === 200 || reply.status === 404) return { flushed: true, said: '' }
+    return { flushed: false, said: serverMessage(reply.text, peer) }
   }
 
   return {
@@ -71,19 +87,22 @@ export function createSglangDriver(options: DriverOptions): EngineDriver {
     },
     async updateWeights({ version, path }, signal) {
       const label = String(version)
+      // Asked before, because a server that is not quiet changes its weights, keeps the old cache and then says no.
+      const before = await flush(signal)
+      if (!before.flushed) throw busyFault(before.said)
       const update = { model_path: path, weight_version: label, flush_cache: true, abort_all_requests: false }
       const reply = await post('/update_weights_from_disk', update, signal, UPDATE_DEADLINE_MS)
       // A failure is said with 400, which here blames the instance and not a sample.
-      if (reply.status === 400)
-        throw updateFault(`found: ${String(asRecord(parsed(reply.text)).message ?? reply.text).slice(0, 300)}`)
+      if (reply.status === 400) throw updateFault(`found: ${serverMessage(reply.text, peer)}`)
       const answer = asRecord(jsonOf(peer, reply))
-      if (answer.success !== true) throw updateFault(`found: ${String(answer.message).slice(0, 300)}`)
+      if (answer.success !== true) throw updateFault(`found: ${serverMessage(reply.text, peer)}`)
       // The update flushes; asked again, the server says whether anything still holds the old weights' work.
-      const flushed = await post('/flush_cache', {}, signal)
-      if (flushed.status !== 200 && flushed.status !== 404)
-        throw updateFault(`the weights changed, but the cache was not flushed: ${flushed.text.slice(0, 200)}`)
+      const after = await flush(signal)
+      if (!after.flushed) throw updateFault(`found: the weights changed, but the cache was not flushed: ${after.said}`)
       const found = await weightVersion(signal)
-      if (found !== label) throw updateFault(`the server calls its weights ${JSON.stringify(found)} after the update`)
+      if (found !== label) {
+        throw updateFault(`found: the server calls its weights ${JSON.stringify(found)} after the update to ${label}`)
+      }
     },
     async tokenize(prompt, signal) {
       const body = typeof prompt === 'string' ? { prompt } : { messages: prompt }
@@ -99,19 +118,13 @@ export function createSglangDriver(options: DriverOptions): EngineDriver {
     close: () => transport.close(),
   }
 
-  function updateFault(found: string) {
-    return fault(
-      'ENGINE_ERROR',
-      peer,
-      `POST /update_weights_from_disk: expected the new weights to be loaded, ${found}; see whether the server can read the folder`,
-    )
+  function updateFault(found: string): RolloutError {
+    const what = 'POST /update_weights_from_disk: expected the new weights to be loaded'
+    return fault('ENGINE_ERROR', peer, `${what}, ${found}; see whether the server can read the folder and is quiet`)
   }
-}
 
-function parsed(text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch {
-    return null
+  function busyFault(said: string): RolloutError {
+    const what = 'POST /flush_cache: expected a quiet server before its weights change, found requests that run or wait'
+    return fault('BUSY', peer, `${what} (${said}); end them, also those of others; its weights did not change`)
   }
 }

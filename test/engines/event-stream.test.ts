@@ -1,3 +1,6 @@
+/**
+ * The splitter of server-sent events: the same events however the network cuts the bytes, and a bound on one event.
+ */
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { EventTooLong, eventSplitter } from '../../src/engines/event-stream.ts'

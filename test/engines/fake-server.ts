@@ -100,7 +100,7 @@ export const sampling: CheckedSampling = {
   seed: null,
 }
 
-export const never = new AbortController().signal
+export const never: AbortSignal = new AbortController().signal
 
 export interface Joined {
   readonly tokenIds: number[]

@@ -1,3 +1,6 @@
+/**
+ * Statuses and `Retry-After`: whose fault, and how long to wait.
+ */
 import { expect, test } from 'vitest'
 import { codeOfStatus, retryAfterMs } from '../../src/engines/http-status.ts'
 

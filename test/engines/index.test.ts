@@ -1,3 +1,6 @@
+/**
+ * The engines by name.
+ */
 import { expect, test } from 'vitest'
 import { engineFactory, engineNames } from '../../src/engines/index.ts'
 import { RolloutError } from '../../src/errors.ts'

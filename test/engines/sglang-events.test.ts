@@ -1,3 +1,6 @@
+/**
+ * Both forms of SGLang's stream events to chunks: every token once, nothing taken back, nothing lost in silence (I8).
+ */
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { sglangDecoder } from '../../src/engines/sglang-events.ts'

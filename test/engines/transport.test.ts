@@ -1,3 +1,6 @@
+/**
+ * Control calls: each ends, whatever the server does, and its error names the server.
+ */
 import { getEventListeners } from 'node:events'
 import { describe, expect, test } from 'vitest'
 import { createTransport, jsonOf } from '../../src/engines/transport.ts'

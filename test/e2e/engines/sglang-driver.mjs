@@ -191,6 +191,15 @@ await step('new tokens carry 7', async () => {
   assert.deepEqual(out.versions, [{ version: '7', start: 0, end: 64 }])
   return summary(out)
 })
+await step('an update while requests run changes nothing', async () => {
+  const requestId = `e2e-${serial++}`
+  const ending = generate({ maxTokens: 4000 }, { requestId })
+  const error = await codeOf(driver.updateWeights({ version: 8, path: `${models}/A` }))
+  assert.equal(error.code, 'BUSY')
+  assert.equal(await driver.weightVersion(), '7')
+  await driver.abort(requestId)
+  return { ...error, ...summary(await ending) }
+})
 await step('update from nowhere fails and changes nothing', async () => {
   const error = await codeOf(driver.updateWeights({ version: 8, path: '/nope' }))
   assert.equal(await driver.weightVersion(), '7')
