@@ -38,8 +38,11 @@ export async function startDemoFleet(options: DemoOptions, weights: TinyWeights)
       supervisor,
       slow: ids.slice(0, options.slow),
       async close() {
-        await supervisor.close()
-        await closeEngines()
+        try {
+          await supervisor.close()
+        } finally {
+          await closeEngines()
+        }
       },
     }
   } catch (error) {

@@ -35,7 +35,7 @@ const DEFAULTS = {
   groups: 32,
   samples: 8,
   slowFactor: 4,
-  stepMs: 12,
+  stepMs: 16,
   seed: 1,
   out: './rollout-supervisor-demo',
 } as const

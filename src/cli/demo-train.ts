@@ -66,7 +66,7 @@ export async function train(options: TrainingOptions): Promise<Training> {
     const path = join(folder, `version-${version}`)
     await saveWeights(path, trainer.weights)
     fidelity.publish(version, trainer.weights)
-    await supervisor.updateWeights({ version, mode: 'drain', path, timeoutMs: UPDATE_TIMEOUT_MS })
+    await orStopped(supervisor.updateWeights({ version, mode: 'drain', path, timeoutMs: UPDATE_TIMEOUT_MS }), signal)
     if (version >= KEPT_VERSIONS)
       await rm(join(folder, `version-${version - KEPT_VERSIONS}`), { recursive: true, force: true })
   }
@@ -98,6 +98,23 @@ export async function train(options: TrainingOptions): Promise<Training> {
       return result(demo.steps === null ? 'target' : 'steps')
   }
   return result(signal.reason as DemoStop)
+}
+
+/** Resolves when the work is done, or when the loop shall stop: closing the supervisor then ends what is left of it. */
+async function orStopped(work: Promise<unknown>, signal: AbortSignal): Promise<void> {
+  // An update that fails after the stop is nobody's concern any more.
+  work.catch(() => {})
+  if (signal.aborted) return
+  let stop = (): void => {}
+  const stopped = new Promise<void>((resolve) => {
+    stop = resolve
+  })
+  signal.addEventListener('abort', stop, { once: true })
+  try {
+    await Promise.race([work, stopped])
+  } finally {
+    signal.removeEventListener('abort', stop)
+  }
 }
 
 /** One step's groups, in the order of its digits. When told to stop, everything ends at once, as cancelled. */

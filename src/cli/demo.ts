@@ -97,10 +97,11 @@ async function conclude(
   return report.ok ? EXIT.ok : EXIT.failed
 }
 
-function welcome({ engines, capacity, policy, strict, slow, slowFactor, out }: DemoOptions): string {
+function welcome({ engines, capacity, policy, strict, slow, slowFactor, steps, out }: DemoOptions): string {
   const placed = `${strict ? 'strict ' : ''}${policy}`
   const speed = slow === 0 ? '' : `, ${slow} of them ${slowFactor} times slower`
-  return `training a tiny policy on ${engines} embedded engines of ${capacity} slots (${placed}${speed}) until its mean reward is above ${TARGET_REWARD}; files go to ${out}`
+  const goal = steps === null ? `until its mean reward stays above ${TARGET_REWARD}` : `for ${steps} steps`
+  return `training a tiny policy on ${engines} embedded engines of ${capacity} slots (${placed}${speed}) ${goal}; files go to ${out}`
 }
 
 function budgetMs({ seconds, steps }: DemoOptions): number {
@@ -113,7 +114,7 @@ function stopOnSignals(io: Io, stop: AbortController, progress: Progress): () =>
   let seen = false
   const listen = (signal: StopSignal): (() => void) =>
     io.onSignal(signal, () => {
-      if (seen) io.exit(EXIT[signal])
+      if (seen) return io.exit(EXIT[signal])
       seen = true
       progress.say(`${signal}: stopping; once more to end at once`)
       stop.abort(signal satisfies DemoStop)

@@ -111,8 +111,6 @@ export function reportText(report: DemoReport, style: Style): string {
     report.firstReward === null || report.lastReward === null
       ? 'no step was finished'
       : `${report.firstReward.toFixed(2)} to ${report.lastReward.toFixed(2)} in ${count(report.steps)} steps  ${style(sparkline(report.rewards, 24), 'green')}`
-  const unchecked = fidelity.unchecked > 0 ? `, ${count(fidelity.unchecked)} could not be checked` : ''
-  const verdict = fidelity.exact ? style('exact', 'green') : style('NOT exact', 'red')
   const ended = Object.entries(samples).filter(
     ([outcome, number]) => outcome === 'completed' || outcome === 'failed' || number > 0,
   )
@@ -123,10 +121,7 @@ export function reportText(report: DemoReport, style: Style): string {
       'tokens',
       `${count(report.tokens)} in ${(report.wallMs / 1_000).toFixed(1)} s: ${count(report.tokensPerSecond)} a second`,
     ),
-    line(
-      'log-probs',
-      `${count(fidelity.tokens)} recomputed under their stamped versions: ${verdict}, largest difference ${fidelity.largestDifference.toExponential(1)}${unchecked}`,
-    ),
+    line('log-probs', fidelityWords(fidelity, style)),
     line('staleness', stalenessWords(fidelity)),
     '',
     ...table(report, style),
@@ -134,6 +129,13 @@ export function reportText(report: DemoReport, style: Style): string {
     line('written', report.files.join('  ')),
     '',
   ].join('\n')
+}
+
+function fidelityWords({ tokens, unchecked, largestDifference, exact }: DemoReport['fidelity'], style: Style): string {
+  if (tokens + unchecked === 0) return 'none to recompute'
+  const verdict = exact ? style('exact', 'green') : style('NOT exact', 'red')
+  const rest = unchecked > 0 ? `, ${count(unchecked)} tokens without known weights` : ''
+  return `${count(tokens)} recomputed under their stamped versions: ${verdict}, largest difference ${largestDifference.toExponential(1)}${rest}`
 }
 
 function stalenessWords({ staleness }: Fidelity): string {

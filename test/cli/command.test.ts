@@ -1,0 +1,220 @@
+/**
+ * The command: usage errors say what is allowed and end with 2, help and version go to stdout, and a short demo runs end to end.
+ */
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, describe, expect, it } from 'vitest'
+import { runCommand } from '../../src/cli/command.ts'
+import { readDemoOptions } from '../../src/cli/demo-options.ts'
+import type { Io, StopSignal } from '../../src/cli/io.ts'
+import type { DemoReport } from '../../src/cli/report.ts'
+
+interface FakeIo extends Io {
+  out: string
+  err: string
+  readonly exits: number[]
+  readonly listeners: Map<StopSignal, () => void>
+  /** Called with every text that goes to stderr. */
+  onErr: (text: string) => void
+}
+
+function fakeIo(): FakeIo {
+  const io: FakeIo = {
+    out: '',
+    err: '',
+    exits: [],
+    listeners: new Map(),
+    onErr: () => {},
+    env: {},
+    stdout: {
+      isTTY: false,
+      columns: () => 80,
+      write: (text) => {
+        io.out += text
+      },
+    },
+    stderr: {
+      isTTY: false,
+      columns: () => 80,
+      write: (text) => {
+        io.err += text
+        io.onErr(text)
+      },
+    },
+    onSignal(signal, listener) {
+      io.listeners.set(signal, listener)
+      return () => void io.listeners.delete(signal)
+    },
+    exit: (code) => void io.exits.push(code),
+  }
+  return io
+}
+
+const folder = mkdtempSync(join(tmpdir(), 'rollout-supervisor-demo-'))
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+/** Small enough for a test: two engines without delays. */
+const SMALL = [
+  '--engines',
+  '2',
+  '--capacity',
+  '4',
+  '--groups',
+  '4',
+  '--samples',
+  '4',
+  '--step-ms',
+  '0',
+  '--out',
+  folder,
+]
+
+describe('command line', () => {
+  it.each([
+    [[], 'no command given; expected one of: demo'],
+    [['train'], 'unknown command "train"; expected one of: demo'],
+    [['__proto__'], 'unknown command "__proto__"'],
+    [['demo', '--bogus'], "Unknown option '--bogus'; allowed: --steps"],
+    [['demo', 'twice'], "Unexpected argument 'twice'"],
+    [['demo', '--steps', '0'], '--steps: expected a whole number from 1 to 100000, found "0"'],
+    [['demo', '--steps', '1.5'], '--steps: expected a whole number'],
+    [['demo', '--steps', ''], '--steps: expected a whole number from 1 to 100000, found ""'],
+    [['demo', '--seconds', 'soon'], '--seconds: expected a number from 0.001 to 86400, found "soon"'],
+    [['demo', '--seed=-1'], '--seed: expected a whole number from 0 to 4294967295, found "-1"'],
+    [['demo', '--samples', '1'], '--samples: expected a whole number from 2'],
+    [['demo', '--policy', 'fifo'], '--policy: expected one of least-request, round-robin, found "fifo"'],
+    [['demo', '--strict'], '--strict: expected together with --policy round-robin'],
+    [['demo', '--slow', '5'], '--slow: expected at most the number of engines (4), found 5'],
+    [['demo', '--out', ''], '--out: expected something that is not empty'],
+  ])('%j is refused with what is allowed, and ends with 2', async (args, message) => {
+    const io = fakeIo()
+    expect(await runCommand(args, io)).toBe(2)
+    expect(io.err).toContain(message)
+    expect(io.out).toBe('')
+  })
+
+  it('names every bad flag at once', () => {
+    expect(() => readDemoOptions(['--steps', 'x', '--engines', '0'])).toThrow(/--steps:[\s\S]*--engines:/)
+  })
+
+  it.each(['--help', '-h', 'help'])('%s lists the commands on stdout', async (flag) => {
+    const io = fakeIo()
+    expect(await runCommand([flag], io)).toBe(0)
+    expect(io.out).toContain('demo')
+    expect(io.err).toBe('')
+  })
+
+  it('--version is that of the package', async () => {
+    const io = fakeIo()
+    expect(await runCommand(['--version'], io)).toBe(0)
+    const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
+      version: string
+    }
+    expect(io.out).toBe(`${version}\n`)
+  })
+
+  it('demo --help names every flag', async () => {
+    const io = fakeIo()
+    expect(await runCommand(['demo', '--help'], io)).toBe(0)
+    for (const flag of ['--steps', '--seconds', '--policy', '--strict', '--slow-factor', '--json', '--no-color'])
+      expect(io.out).toContain(flag)
+  })
+})
+
+describe('demo', () => {
+  it('I8: trains on an HTTP fleet, every log-probability exact, one JSON object on stdout, the files written', async () => {
+    const io = fakeIo()
+    expect(await runCommand(['demo', ...SMALL, '--steps', '3', '--json'], io)).toBe(0)
+    const report = JSON.parse(io.out) as DemoReport
+    expect(report).toMatchObject({ ok: true, stop: 'steps', steps: 3, samples: { completed: 48, failed: 0 } })
+    expect(report.fidelity).toMatchObject({
+      exact: true,
+      unchecked: 0,
+      tokens: report.tokens,
+      staleness: { 0: report.tokens },
+    })
+    expect(report.instances.map(({ id }) => id)).toEqual(['engine-1', 'engine-2'])
+    const idle = Object.values(report.idleMs).reduce((sum, ms) => sum + ms, 0)
+    expect(report.utilisation * report.capacityMs + idle).toBeCloseTo(report.capacityMs, -1.5)
+    expect(readFileSync(join(folder, 'timeline.svg'), 'utf8')).toMatch(/^<svg[\s\S]*<\/svg>\n$/)
+    expect(JSON.parse(readFileSync(join(folder, 'report.json'), 'utf8'))).toEqual(report)
+    expect(readdirSync(join(folder, 'weights')).length).toBeLessThanOrEqual(3)
+    expect(io.err.split('\n')[0]).toContain('training a tiny policy on 2 embedded engines')
+    expect(io.listeners.size).toBe(0)
+  })
+
+  it('the same seed trains the same, whatever the policy', async () => {
+    const rewards: (readonly number[])[] = []
+    for (const policy of [['least-request'], ['round-robin', '--strict']]) {
+      const io = fakeIo()
+      await runCommand(
+        ['demo', ...SMALL, '--steps', '2', '--seed', '9', '--json', '--quiet', '--policy', ...policy],
+        io,
+      )
+      expect(io.err).toBe('')
+      rewards.push((JSON.parse(io.out) as DemoReport).rewards)
+    }
+    expect(rewards[0]).toEqual(rewards[1])
+    expect(rewards[0]).toHaveLength(2)
+  })
+
+  it('A7: strict round-robin with a slow server shows the idle time that the turn cost; least-request has none of it', async () => {
+    const run = async (...policy: string[]): Promise<DemoReport> => {
+      const io = fakeIo()
+      const slow = ['--slow', '1', '--slow-factor', '4', '--step-ms', '2', '--steps', '1', '--groups', '8']
+      expect(await runCommand(['demo', ...SMALL, ...slow, '--json', '--quiet', ...policy], io)).toBe(0)
+      return JSON.parse(io.out) as DemoReport
+    }
+    const strict = await run('--policy', 'round-robin', '--strict')
+    const least = await run()
+    expect(strict.instances[1]!.idleMs.turn ?? 0).toBeGreaterThan(0)
+    expect(least.idleMs.turn ?? 0).toBe(0)
+    // I7: a slot that is freed while samples wait is taken in the same breath.
+    expect((least.idleMs.unplaced ?? 0) / least.capacityMs).toBeLessThan(0.01)
+  })
+
+  it('the report for people names the rewards, the check and the files', async () => {
+    const io = fakeIo()
+    expect(await runCommand(['demo', ...SMALL, '--steps', '2', '--slow', '1', '--slow-factor', '2'], io)).toBe(0)
+    for (const words of [
+      'reward',
+      'all steps done',
+      'exact, largest difference',
+      'staleness',
+      '0: ',
+      'engine-2',
+      '1/2',
+      'timeline.svg',
+    ]) {
+      expect(io.out).toContain(words)
+    }
+  })
+
+  it('out of time: ends with 1 and still reports', async () => {
+    const io = fakeIo()
+    expect(await runCommand(['demo', ...SMALL, '--step-ms', '50', '--seconds', '0.3', '--json', '--quiet'], io)).toBe(1)
+    expect(JSON.parse(io.out)).toMatchObject({ ok: false, stop: 'budget', reachedTarget: false })
+  })
+
+  it.each([
+    ['SIGINT', 130],
+    ['SIGTERM', 143],
+  ] as const)('%s stops cleanly with %i, and a second one at once', async (signal, code) => {
+    const io = fakeIo()
+    io.onErr = (text) => {
+      if (text.startsWith('training')) setTimeout(() => io.listeners.get(signal)?.(), 300)
+      if (text.includes('once more')) io.listeners.get(signal)?.()
+    }
+    expect(await runCommand(['demo', ...SMALL, '--step-ms', '50', '--json'], io)).toBe(code)
+    expect(io.exits).toEqual([code])
+    expect(JSON.parse(io.out)).toMatchObject({ ok: false, stop: signal })
+  })
+
+  it('a folder that cannot be made is an error in words, with 1', async () => {
+    const io = fakeIo()
+    expect(await runCommand(['demo', ...SMALL, '--out', join('/dev/null', 'x')], io)).toBe(1)
+    expect(io.err).toContain('/dev/null/x')
+    expect(io.err).not.toContain('    at ')
+  })
+})
