@@ -213,4 +213,4 @@ for (const each of only.length > 0 ? only : Object.keys(cases).filter((c) => c !
     JSON.stringify(recorded[each]?.body.slice(-160)),
   )
 }
-writeFileSync(file, `${JSON.stringify(recorded, null, 1)}\n`)
+writeFileSync(file, `${JSON.stringify(recorded, null, 2)}\n`)

@@ -194,6 +194,7 @@ await step('new tokens carry 7', async () => {
 await step('an update while requests run changes nothing', async () => {
   const requestId = `e2e-${serial++}`
   const ending = generate({ maxTokens: 4000 }, { requestId })
+  await loadOf(1)
   const error = await codeOf(driver.updateWeights({ version: 8, path: `${models}/A` }))
   assert.equal(error.code, 'BUSY')
   assert.equal(await driver.weightVersion(), '7')
