@@ -52,7 +52,11 @@ export const supervisorMachine = setup({
         for (const input of event.instances) spawn('instance', { id: input.id, input })
       return {}
     }),
-    remove: stopChild(({ event }) => (event as unknown as { readonly actorId: string }).actorId),
+    remove: stopChild(({ event, self }) => {
+      const { actorId } = event as unknown as { readonly actorId: string }
+      // An instance of the same id may have joined since: it stays.
+      return self.getSnapshot().children[actorId]?.getSnapshot().status === 'active' ? 'nobody' : actorId
+    }),
     wantPause: assign({ paused: true }),
     wantResume: assign({ paused: false }),
     setVersion: assign(({ event }) => (event.type === 'weights.verified' ? { version: event.version } : {})),

@@ -26,7 +26,8 @@ import { watch } from './watch.ts'
 /** Wide enough for 10^13 attempts: fixed width keeps ids from being prefixes of one another (F11). */
 const REQUEST_DIGITS = 13
 
-export function startAttempt(run: Run, sample: Sample, instance: Instance, lease: number, now: number): void {
+/** Puts an attempt into the books. It sends nothing before `drive`, so that whoever is told of it in between may cancel it. */
+export function openAttempt(run: Run, sample: Sample, instance: Instance, lease: number, now: number): Attempt {
   const attempt: Attempt = {
     requestId: `${run.runId}-${String(++run.lastRequest).padStart(REQUEST_DIGITS, '0')}`,
     instance,
@@ -47,10 +48,12 @@ export function startAttempt(run: Run, sample: Sample, instance: Instance, lease
   run.attempts.set(sample, attempt)
   instance.attempts.add(attempt)
   watch(run, attempt)
-  void drive(run, attempt, sample)
+  return attempt
 }
 
-async function drive(run: Run, attempt: Attempt, sample: Sample): Promise<void> {
+/** Generates, and gives the slot back at the end, whatever that is. Never rejects. */
+export async function drive(run: Run, attempt: Attempt): Promise<void> {
+  const { owner: sample } = attempt
   let last: Chunk | null = null
   let error: RolloutError | null = null
   try {
@@ -59,9 +62,12 @@ async function drive(run: Run, attempt: Attempt, sample: Sample): Promise<void> 
     if (!isTokenIds(prompt) && sample.task.promptTokenIds === null && driver.tokenize !== undefined) {
       sample.task.promptTokenIds = await driver.tokenize(prompt as string, attempt.controller.signal)
     }
-    for await (const chunk of driver.generate(requestOf(attempt, sample), attempt.controller.signal)) {
-      if (attempt.sample !== null) receive(run, attempt, sample, chunk)
-      if (chunk.finishReason !== null) last = chunk
+    // A sample that has gone on by now needs no request.
+    if (attempt.sample !== null) {
+      for await (const chunk of driver.generate(requestOf(attempt, sample), attempt.controller.signal)) {
+        if (attempt.sample !== null) receive(run, attempt, sample, chunk)
+        if (chunk.finishReason !== null) last = chunk
+      }
     }
     if (last === null)
       error = new RolloutError('TRANSPORT', `instance ${attempt.instance.id} ended a stream without a finish reason`, {
@@ -149,6 +155,7 @@ function finish(run: Run, attempt: Attempt, sample: Sample, last: Chunk): void {
 function interrupted(run: Run, attempt: Attempt, sample: Sample, last: Chunk): void {
   part(run, attempt, sample, 'interrupted', last.versions)
   attempt.instance.totals.interrupted++
+  if (attempt.produced === 0) sample.fruitless++
   if (sample.fruitless >= run.options.attempts) {
     exhaust(
       run,

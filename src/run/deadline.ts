@@ -9,27 +9,36 @@ import { settle } from './settle.ts'
 /** Begins the deadline of a sample's first slot. All have the same length, so the set is in order of their ends. */
 export function expectSlot(run: Run, sample: Sample): void {
   run.deadlines.add(sample)
-  if (run.deadlines.size === 1) armDeadline(run, run.options.timeouts.waitMs!)
+  if (run.deadlineTimer === null) armDeadline(run, run.options.timeouts.waitMs!)
 }
 
 function armDeadline(run: Run, delayMs: number): void {
-  run.deadlineTimer = run.clock.setTimeout(() => {
-    const waitMs = run.options.timeouts.waitMs!
-    for (const sample of run.deadlines) {
-      const leftMs = sample.submittedAt + waitMs - run.clock.now()
-      if (leftMs > 0) {
-        armDeadline(run, leftMs)
-        return
-      }
-      settle(
-        run,
-        sample,
-        'expired',
-        new RolloutError(
-          'WAIT_TIMEOUT',
-          `sample ${sample.task.id}/${sample.index} got no slot within waitMs, ${waitMs} ms; add instances, or submit less at once`,
-        ),
-      )
+  run.deadlineTimer = run.clock.setTimeout(() => expire(run), delayMs)
+}
+
+function expire(run: Run): void {
+  const waitMs = run.options.timeouts.waitMs!
+  const due: Sample[] = []
+  run.deadlineTimer = null
+  for (const sample of run.deadlines) {
+    const leftMs = sample.submittedAt + waitMs - run.clock.now()
+    if (leftMs > 0) {
+      armDeadline(run, leftMs)
+      break
     }
-  }, delayMs)
+    due.push(sample)
+  }
+  for (const sample of due) {
+    // Whoever was told of the one before may have changed the fate of this one.
+    if (!run.deadlines.has(sample)) continue
+    settle(
+      run,
+      sample,
+      'expired',
+      new RolloutError(
+        'WAIT_TIMEOUT',
+        `sample ${sample.task.id}/${sample.index} got no slot within waitMs, ${waitMs} ms; add instances, or submit less at once`,
+      ),
+    )
+  }
 }

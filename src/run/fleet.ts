@@ -62,7 +62,8 @@ function listen(run: Run, instance: Instance): void {
     forgetRefusal(run, instance)
     run.ledger.setLimit(id, limit)
     tellState(run, instance)
-    wake(run, 'instance.opened')
+    // The machine is in the middle of its transition: asked now whether it takes work, it would answer only later.
+    queueMicrotask(() => wake(run, 'instance.opened'))
   })
   actor.on('closed', () => {
     forgetRefusal(run, instance)

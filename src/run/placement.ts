@@ -6,7 +6,7 @@
 import { RolloutError } from '../errors.ts'
 import { type Sample, tokenCount } from '../rollout/sample.ts'
 import type { WaitReason } from '../telemetry/events.ts'
-import { startAttempt } from './attempt.ts'
+import { drive, openAttempt } from './attempt.ts'
 import { setAside } from './health.ts'
 import type { Instance, Run } from './run.ts'
 import { settle } from './settle.ts'
@@ -83,6 +83,7 @@ function grant(run: Run, sample: Sample, instance: Instance): void {
   instance.totals.placed++
   instance.totals.waitedMs += waitedMs
   if (!task.started) begin(run, task.samples)
+  const attempt = openAttempt(run, sample, instance, lease.id, now)
   if (run.hub.listens(task)) {
     run.hub.tell(
       {
@@ -99,7 +100,7 @@ function grant(run: Run, sample: Sample, instance: Instance): void {
     )
   }
   run.hub.changed()
-  startAttempt(run, sample, instance, lease.id, now)
+  void drive(run, attempt)
 }
 
 /** With its first lease a task has started: its other samples go on even under back-pressure. */

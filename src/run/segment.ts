@@ -22,7 +22,8 @@ export function part(
   attempt.produced = end - attempt.start
   attempt.instance.totals.tokens += attempt.produced
   sample.heldMs += now - attempt.placedAt
-  sample.fruitless = end > attempt.start ? 0 : sample.fruitless + (reason === 'busy' || reason === 'cancelled' ? 0 : 1)
+  if (end > attempt.start) sample.fruitless = 0
+  else if (reason === 'failed' || reason === 'timedOut') sample.fruitless++
   if (end > attempt.start) label(attempt, sample, end, spans)
   addSegment(sample, {
     instance: attempt.instance.id,
@@ -43,6 +44,7 @@ function label(attempt: Attempt, sample: Sample, end: number, spans: readonly Wi
   for (const span of spans ?? []) {
     const start = Math.max(covered, attempt.start + span.start)
     const until = Math.min(end, attempt.start + span.end)
+    addSpan(output, { version: attempt.version, start: covered, end: Math.min(start, end) })
     addSpan(output, { version: versionOf(span.version), start, end: until })
     covered = Math.max(covered, until)
   }

@@ -45,7 +45,8 @@ export function settle(
   }
   run.hub.completions.next(completion)
   if (task.spec.kind === 'rollout') run.sinks.push(completion)
-  if (task.ended === task.samples.length) close(run, task)
+  // Whoever was just told may have cancelled the rest of the task, and with it closed it.
+  if (task.ended === task.samples.length && task.group === null) close(run, task)
   run.hub.changed()
   if (run.counts.waiting + run.counts.running === 0) for (const idle of run.onIdle) idle()
 }

@@ -39,11 +39,17 @@ export function createCompletionSinks(onRoom: () => void): CompletionSinks {
     full += isFull ? 1 : -1
     if (full === 0) onRoom()
   }
+  /** Lets every waiting `next()` look again; those that find nothing wait anew. */
+  function wake(sink: Sink): void {
+    const waiting = sink.wake
+    sink.wake = null
+    waiting?.()
+  }
   function end(sink: Sink): void {
     sink.ended = true
     sinks.delete(sink)
     measure(sink)
-    sink.wake?.()
+    wake(sink)
   }
 
   return {
@@ -54,19 +60,23 @@ export function createCompletionSinks(onRoom: () => void): CompletionSinks {
       for (const sink of sinks) {
         sink.buffer.push(completion)
         measure(sink)
-        sink.wake?.()
+        wake(sink)
       }
     },
     open({ highWaterMark, signal }) {
       const sink: Sink = { buffer: [], highWaterMark, full: false, wake: null, ended: false }
       let begun = false
+      /** Set until a reader has been told that the signal was aborted. */
+      let aborted = false
       const abort = (): void => {
+        aborted = true
         sink.buffer.length = 0
         end(sink)
       }
       function begin(): void {
         begun = true
-        if (closed || signal?.aborted === true) sink.ended = true
+        aborted = signal?.aborted === true
+        if (closed || aborted) sink.ended = true
         else sinks.add(sink)
         signal?.addEventListener('abort', abort, { once: true })
       }
@@ -86,11 +96,11 @@ export function createCompletionSinks(onRoom: () => void): CompletionSinks {
                 resolve()
               }
             })
-            sink.wake = null
           }
-          if (signal?.aborted === true) {
+          if (aborted) {
+            aborted = false
             finish()
-            throw signal.reason
+            throw signal!.reason
           }
           const value = sink.buffer.shift()
           measure(sink)
@@ -100,6 +110,7 @@ export function createCompletionSinks(onRoom: () => void): CompletionSinks {
         },
         async return() {
           begun = true
+          aborted = false
           finish()
           return { done: true, value: undefined }
         },

@@ -34,7 +34,7 @@ export interface SimulatedServer {
   readonly weightVersion: string
   /** Cuts every stream, and refuses every call until `revive`. */
   die(): void
-  /** Answers again; by default with the weights it was started with. */
+  /** Answers again, thawed; by default with the weights it was started with. */
   revive(weightVersion?: string): void
   /** Answers everything, but generates nothing until `thaw`. */
   freeze(): void
@@ -114,6 +114,15 @@ export function simulateServer(clock: Clock, options: SimulatedServerOptions): S
       },
       (target - stream.done) * tokenMs - (clock.now() - stream.startedAt),
     )
+  }
+
+  function thaw(): void {
+    if (!frozen) return
+    frozen = false
+    for (const [requestId, stream] of streams) {
+      stream.startedAt = clock.now()
+      schedule(requestId, stream)
+    }
   }
 
   function begin(request: GenerateRequest, emit: Stream['emit'], fail: Stream['fail']): void {
@@ -257,8 +266,8 @@ export function simulateServer(clock: Clock, options: SimulatedServerOptions): S
     },
     revive(version = startVersion) {
       alive = true
-      frozen = false
       weightVersion = version
+      thaw()
     },
     freeze() {
       if (frozen) return
@@ -268,13 +277,6 @@ export function simulateServer(clock: Clock, options: SimulatedServerOptions): S
       }
       frozen = true
     },
-    thaw() {
-      if (!frozen) return
-      frozen = false
-      for (const [requestId, stream] of streams) {
-        stream.startedAt = clock.now()
-        schedule(requestId, stream)
-      }
-    },
+    thaw,
   }
 }

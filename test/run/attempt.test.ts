@@ -1,0 +1,112 @@
+/**
+ * One generation under one lease: what counts against a sample, what is sent, and how its tokens are labelled.
+ */
+import { expect, test } from 'vitest'
+import type { Chunk, DriverFactory } from '../../src/index.ts'
+import { closeSimulation, simulate, startSimulation } from '../simulate.ts'
+
+test('leaving instances never count as attempts without a token (decision 16)', async () => {
+  const fleet = Array.from({ length: 6 }, () => ({ capacity: 1 }))
+  const simulation = await startSimulation(fleet, { retry: { attempts: 2 } })
+  const { clock, supervisor, servers } = simulation
+  for (const each of servers) each.freeze()
+  const rollout = supervisor.submit({ prompt: [7, 5] })
+  const where = () => supervisor.getSnapshot().instances.find(({ running }) => running === 1)!.id
+  for (let left = 0; left < 3; left++) {
+    await clock.settle()
+    await clock.run(supervisor.remove(where()))
+  }
+  // The first attempt that fails by itself: one is left.
+  simulation.server(where()).die()
+  await clock.settle()
+  for (const each of servers) each.thaw()
+  const { completions } = await clock.run(rollout.result)
+  expect(completions[0]!.segments.map(({ reason }) => reason)).toEqual([
+    'interrupted',
+    'interrupted',
+    'interrupted',
+    'failed',
+    'finished',
+  ])
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test('a sample that is cancelled while its prompt is made into tokens is never sent (I11)', async () => {
+  const simulation = simulate([])
+  const { clock, supervisor } = simulation
+  let sent = 0
+  let answer = (_ids: number[]): void => {}
+  const engine = scripted([], {
+    onGenerate: () => void sent++,
+    tokenize: () => new Promise((resolve) => (answer = resolve)),
+  })
+  supervisor.add({ url: 'sim://text', engine, id: 'text', capacity: 1 })
+  await clock.run(supervisor.start())
+  const rollout = supervisor.submit({ prompt: 'hello' })
+  rollout.cancel()
+  answer([1, 2])
+  await clock.settle()
+  expect(sent).toBe(0)
+  expect(supervisor.getSnapshot().instances[0]!.running).toBe(0)
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test('tokens that the spans of a server leave out are labelled with the version of the request (I8)', async () => {
+  const simulation = simulate([])
+  const { clock, supervisor } = simulation
+  const chunk: Chunk = {
+    tokenIds: [1, 2, 3, 4, 5],
+    logprobs: [-1, -1, -1, -1, -1],
+    text: null,
+    finishReason: 'stop',
+    versions: [{ version: '4', start: 2, end: 3 }],
+  }
+  supervisor.add({ url: 'sim://gaps', engine: scripted([chunk]), id: 'gaps' })
+  await clock.run(supervisor.start())
+  const { completions } = await clock.run(supervisor.submit({ prompt: [1] }).result)
+  expect(completions[0]!.versions).toEqual([
+    { version: null, start: 0, end: 2 },
+    { version: 4, start: 2, end: 3 },
+    { version: null, start: 3, end: 5 },
+  ])
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+/** A server that answers each request with the same chunks. */
+function scripted(
+  chunks: readonly Chunk[],
+  hooks: { onGenerate?: () => void; tokenize?: () => Promise<number[]> } = {},
+): DriverFactory {
+  return () => ({
+    engine: 'scripted',
+    probe: async () => ({
+      engine: 'scripted',
+      engineVersion: null,
+      capacity: 1,
+      weightVersion: null,
+      vocabularySize: null,
+      contextLength: null,
+      paused: false,
+      capabilities: {
+        tokenIds: true,
+        logprobs: 'sampled',
+        abortById: true,
+        versions: 'spans',
+        updateWeights: false,
+        loadReport: false,
+      },
+      advice: [],
+    }),
+    load: async () => ({ running: 0, waiting: 0 }),
+    weightVersion: async () => null,
+    async *generate() {
+      hooks.onGenerate?.()
+      yield* chunks
+    },
+    abort: async () => {},
+    resume: async () => {},
+    updateWeights: async () => {},
+    ...(hooks.tokenize === undefined ? {} : { tokenize: hooks.tokenize }),
+    close: async () => {},
+  })
+}

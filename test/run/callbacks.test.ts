@@ -1,0 +1,79 @@
+/**
+ * Callbacks that act on the supervisor from inside its own events: what they ask for happens, once, and the books stay right.
+ */
+import { expect, test } from 'vitest'
+import type { Group } from '../../src/index.ts'
+import { closeSimulation, startSimulation } from '../simulate.ts'
+
+test('a subscriber that cancels the rest of a task at its first completion gets one group', async () => {
+  const simulation = await startSimulation([{ capacity: 2 }])
+  const { clock, supervisor } = simulation
+  const groups: Group[] = []
+  supervisor.groups$.subscribe((group) => groups.push(group))
+  const rollout = supervisor.submit({ prompt: [7, 5], samples: 4 })
+  supervisor.completions$.subscribe(() => rollout.cancel('one is enough'))
+  const group = await clock.run(rollout.result)
+  expect(group.completions.map(({ outcome }) => outcome)).toEqual(['completed', 'cancelled', 'cancelled', 'cancelled'])
+  expect(groups).toEqual([group])
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test('a sample that is cancelled as it is placed is never sent, and its slot is free again (I11)', async () => {
+  const simulation = await startSimulation([{ capacity: 1 }])
+  const { clock, supervisor, servers } = simulation
+  const rollout = supervisor.submit({ prompt: [7, 5], minVersion: 1 })
+  supervisor.events$.subscribe((event) => {
+    if (event.type === 'sample.placed') rollout.cancel()
+  })
+  await clock.run(supervisor.updateWeights({ version: 1, path: '/w/1' }))
+  await clock.settle()
+  expect((await rollout.result).completions[0]!.outcome).toBe('cancelled')
+  expect(servers[0]!.maxRunning).toBe(0)
+  expect(supervisor.getSnapshot().instances[0]!.running).toBe(0)
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test('an instance that is removed as a sample is placed on it gives the sample back', async () => {
+  const simulation = await startSimulation([{ capacity: 1 }, { capacity: 1 }])
+  const { clock, supervisor } = simulation
+  let removed = ''
+  supervisor.events$.subscribe((event) => {
+    if (event.type !== 'sample.placed' || removed !== '') return
+    removed = event.instance
+    void supervisor.remove(event.instance)
+  })
+  const group = await clock.run(supervisor.submit({ prompt: [7, 5], samples: 3 }).result)
+  expect(group.complete).toBe(true)
+  expect(supervisor.getSnapshot().instances.map(({ id }) => id)).not.toContain(removed)
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test('an instance added under the id of one that is just leaving stays (D9)', async () => {
+  const simulation = await startSimulation([{ capacity: 1 }, { capacity: 1 }])
+  const { clock, supervisor, servers } = simulation
+  const { id, url, engine } = servers[1]!
+  supervisor.events$.subscribe((event) => {
+    if (event.type === 'instance.left') supervisor.add({ id, url, engine })
+  })
+  await clock.run(supervisor.remove(id))
+  const group = await clock.run(supervisor.submit({ prompt: [7, 5], samples: 4 }).result)
+  expect(new Set(group.completions.map(({ segments }) => segments[0]!.instance))).toEqual(new Set(['a', 'b']))
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test('a task submitted when another one expires has a deadline of its own, and no timer is left', async () => {
+  const simulation = await startSimulation([{ capacity: 1, tokenMs: 10 }], { timeouts: { waitMs: 50 } })
+  const { clock, supervisor } = simulation
+  supervisor.submit({ prompt: [1, 100] })
+  const expired: number[] = []
+  supervisor.completions$.subscribe(({ outcome }) => {
+    if (outcome !== 'expired') return
+    expired.push(clock.now())
+    if (expired.length < 3) supervisor.submit({ prompt: [2, 5] })
+  })
+  supervisor.submit({ prompt: [2, 5] })
+  await clock.run(supervisor.drainAll())
+  expect(expired).toEqual([50, 100, 150])
+  expect(clock.pending).toBe(0)
+  expect(await closeSimulation(simulation)).toBe(0)
+})
