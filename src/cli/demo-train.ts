@@ -2,8 +2,9 @@
  * The demo's training loop, on-policy: submit the step's groups, await them, reward, one GRPO step, save the weights, bring the fleet to them.
  * The loop stops at its target, after its steps, or when it is told to; a step that is cut short is not trained on.
  */
-import { mkdir, rm } from 'node:fs/promises'
-import { join, resolve } from 'node:path'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import type { Completion, Group, Supervisor } from '../index.ts'
 import { createRandom, EOS, hash32, saveWeights, type TinyWeights } from '../testing/index.ts'
 import { countdownReward, drawDigits, MAX_TOKENS } from './countdown.ts'
@@ -50,16 +51,24 @@ const KEPT_VERSIONS = 3
 /** The fleet is quiet between steps, and loading takes milliseconds: longer means that a server hangs. */
 const UPDATE_TIMEOUT_MS = 30_000
 
+/** Trains until the target, the end of the steps, or the signal. Leaves nothing on disk. */
 export async function train(options: TrainingOptions): Promise<Training> {
+  // The servers read their weights from here, as real ones would from a shared disk.
+  const folder = await mkdtemp(join(tmpdir(), 'rollout-supervisor-weights-'))
+  try {
+    return await loop(options, folder)
+  } finally {
+    await rm(folder, { recursive: true, force: true })
+  }
+}
+
+async function loop(options: TrainingOptions, folder: string): Promise<Training> {
   const { demo, supervisor, signal, now } = options
   const random = createRandom(demo.seed)
   const trainer = createTrainer({ weights: options.weights })
   const fidelity = createFidelityCheck(KEPT_VERSIONS)
   const steps: TrainedStep[] = []
-  const folder = resolve(demo.out, 'weights')
   let version = -1
-  await rm(folder, { recursive: true, force: true })
-  await mkdir(folder, { recursive: true })
 
   const publish = async (): Promise<void> => {
     version += 1

@@ -46,6 +46,8 @@ export function surrogate(weights: TinyWeights, samples: readonly TrainingSample
   let objective = 0
   let clipped = 0
   for (const sample of samples) {
+    // Nothing to learn from it, in either direction: most samples of an untrained policy.
+    if (sample.advantage === 0) continue
     const pulls = forward(weights, sample, clip)
     objective += pulls.objective
     clipped += pulls.clipped
@@ -74,15 +76,14 @@ function forward(weights: TinyWeights, sample: TrainingSample, clip: number): Fo
     const row = logits.subarray(index * size, (index + 1) * size)
     const length = prompt.length + index
     for (let id = 0; id < size; id++) row[id] = weights.bigram[last * size + id]! + memory[id]! / length
-    logSoftmax(row)
     const token = tokens[index]!
-    const ratio = Math.exp(row[token]! - sample.logprobs[index]!)
+    const ratio = Math.exp(softmax(row, token) - sample.logprobs[index]!)
     // The minimum is flat where the ratio has already gone further than `clip` in the direction that the advantage asks for.
     const flat = advantage > 0 ? ratio > 1 + clip : ratio < 1 - clip
     objective += advantage * (flat ? (advantage > 0 ? 1 + clip : 1 - clip) : ratio)
     if (flat) clipped += 1
     const pull = flat ? 0 : advantage * ratio
-    for (let id = 0; id < size; id++) row[id] = -pull * Math.exp(row[id]!)
+    for (let id = 0; id < size; id++) row[id] = -pull * row[id]!
     row[token]! += pull
     addRow(memory, weights.memory, token)
     last = token
@@ -116,11 +117,16 @@ function addTo(table: Float64Array, row: number, values: Float64Array): void {
   for (let id = 0; id < values.length; id++) table[row * values.length + id]! += values[id]!
 }
 
-function logSoftmax(row: Float64Array): void {
+/** Turns logits into probabilities, in place; answers the log-probability of one token. */
+function softmax(row: Float64Array, token: number): number {
   let largest = Number.NEGATIVE_INFINITY
-  for (const value of row) largest = Math.max(largest, value)
+  for (let id = 0; id < row.length; id++) if (row[id]! > largest) largest = row[id]!
+  const chosen = row[token]! - largest
   let sum = 0
-  for (const value of row) sum += Math.exp(value - largest)
-  const logSum = largest + Math.log(sum)
-  for (let id = 0; id < row.length; id++) row[id]! -= logSum
+  for (let id = 0; id < row.length; id++) {
+    row[id] = Math.exp(row[id]! - largest)
+    sum += row[id]!
+  }
+  for (let id = 0; id < row.length; id++) row[id]! /= sum
+  return chosen - Math.log(sum)
 }

@@ -84,7 +84,7 @@ export function progressLine(
   const reward = state.rewards.at(-1)
   const parts: (readonly [plain: string, styled: string])[] = []
   const add = (words: string, styled: string = words) => parts.push([words, styled])
-  const step = `step ${state.step}${state.steps === null ? '' : `/${state.steps}`}`
+  const step = state.step === 0 ? 'starting' : `step ${state.step}${state.steps === null ? '' : `/${state.steps}`}`
   add(step, style(step, 'bold'))
   const line = sparkline(state.rewards, SPARKLINE_CELLS)
   if (reward !== undefined)
