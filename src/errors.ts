@@ -34,12 +34,14 @@ const TABLE = {
   POLICY_FAILED: { retryable: false, means: 'a user policy threw or answered with an instance that cannot take work' },
 } as const
 
+/** Codes of RolloutError: a closed union, explained in `errorTable`. */
 export type RolloutErrorCode = keyof typeof TABLE
 
 /** The table of codes, for documentation and for tests. */
 export const errorTable: Readonly<Record<RolloutErrorCode, { readonly retryable: boolean; readonly means: string }>> =
   TABLE
 
+/** What a RolloutError may carry beside its message. */
 export interface RolloutErrorFields {
   /** The instance that the error is about. */
   readonly instance?: string
@@ -56,6 +58,7 @@ export interface RolloutErrorFields {
 
 const MARK = Symbol.for('rollout-supervisor.RolloutError')
 
+/** The one error class of the package. */
 export class RolloutError extends Error {
   override readonly name = 'RolloutError'
   readonly code: RolloutErrorCode

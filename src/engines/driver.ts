@@ -39,11 +39,13 @@ export interface Probe {
   readonly advice: readonly string[]
 }
 
+/** Sequences that a server counts by itself. */
 export interface Load {
   readonly running: number
   readonly waiting: number
 }
 
+/** One sequence to generate. */
 export interface GenerateRequest {
   /** Fresh for every attempt, of fixed width: never a prefix of another (F11). */
   readonly requestId: string
@@ -71,12 +73,14 @@ export interface Chunk {
   readonly versions: readonly WireSpan[] | null
 }
 
+/** New weights for one server. */
 export interface WeightUpdate {
   readonly version: number
   /** Folder of the weights, as the server sees it. */
   readonly path: string
 }
 
+/** One server, as the supervisor talks to it. */
 export interface EngineDriver {
   readonly engine: string
   /** Asks the server what it is. Never waits longer than the driver's own deadline. */
@@ -100,6 +104,7 @@ export interface EngineDriver {
   close(): Promise<void>
 }
 
+/** What a driver is made with. */
 export interface DriverOptions {
   readonly id: string
   /** Base URL without a trailing slash. */
@@ -108,4 +113,5 @@ export interface DriverOptions {
   readonly clock: Clock
 }
 
+/** Makes the driver of one instance. Sends nothing yet. */
 export type DriverFactory = (options: DriverOptions) => EngineDriver

@@ -5,8 +5,10 @@
 import type { RolloutError } from '../errors.ts'
 import type { TaskKind } from './task.ts'
 
+/** How a sample ended: with all its tokens, with an error, by its caller, or by a deadline. */
 export type Outcome = 'completed' | 'failed' | 'cancelled' | 'expired'
 
+/** Why the engine stopped: a stop token or string, the token budget, or a tool call. */
 export type FinishReason = 'stop' | 'length' | 'toolCalls'
 
 /** Which distribution the log-probabilities are of: the one sampled from, or the one before temperature. */
@@ -37,6 +39,7 @@ export interface Segment {
   readonly endedAt: number
 }
 
+/** What a sample ended with. Exactly one for each sample, whatever happened to it. */
 export interface Completion<M = unknown> {
   /** `<task id>/<sample>` */
   readonly id: string

@@ -5,6 +5,7 @@ import type { RolloutError } from '../errors.ts'
 import type { Completion, Outcome } from './completion.ts'
 import type { TaskKind } from './task.ts'
 
+/** The samples of one task, in order, when all have ended. */
 export interface Group<M = unknown> {
   readonly taskId: string
   readonly kind: TaskKind

@@ -4,6 +4,7 @@
 
 export type TaskKind = 'rollout' | 'evaluation'
 
+/** One message of a chat prompt; the server's own template joins them. */
 export interface ChatMessage {
   readonly role: string
   readonly content: string
@@ -12,6 +13,7 @@ export interface ChatMessage {
 /** Token ids are exact and preferred; text and chat messages are turned into ids by the server where it can. */
 export type Prompt = readonly number[] | Int32Array | string | readonly ChatMessage[]
 
+/** How tokens are chosen, and when a sample ends. */
 export interface Sampling {
   /** Tokens to generate at most, over all attempts of a sample. @default 1024 */
   readonly maxTokens?: number
@@ -33,6 +35,7 @@ export interface Sampling {
   readonly seed?: number
 }
 
+/** What a trainer submits: a prompt, and how many sequences to sample from it. */
 export interface Task<M = unknown> {
   readonly prompt: Prompt
   readonly sampling?: Sampling

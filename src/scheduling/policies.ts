@@ -6,12 +6,14 @@ import { leastRequest } from './least-request.ts'
 import { hasRoom, type InstanceLoad, type PlacementPolicy } from './policy.ts'
 import { roundRobin } from './round-robin.ts'
 
+/** A policy by name, by name with options, or one of your own. */
 export type PolicyOption =
   | 'least-request'
   | 'round-robin'
   | { readonly name: 'round-robin'; readonly strict?: boolean }
   | PlacementPolicy
 
+/** Names of the policies that the package has. */
 export const policyNames = ['least-request', 'round-robin'] as const
 
 export function isPolicy(value: object): value is PlacementPolicy {

@@ -26,6 +26,7 @@ export interface Placeable {
   readonly resumedTokens: number
 }
 
+/** Chooses the instance of the next sample. Implement it to place by rules of your own. */
 export interface PlacementPolicy {
   readonly name: string
   add(instance: InstanceLoad): void

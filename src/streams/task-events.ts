@@ -6,6 +6,7 @@
 import type { LiveTask } from '../rollout/sample.ts'
 import type { SampleEvent } from '../telemetry/events.ts'
 
+/** New tokens of a sample. */
 export type TokensEvent = {
   readonly type: 'sample.tokens'
   readonly at: number
@@ -16,6 +17,7 @@ export type TokensEvent = {
   readonly text: string | null
 }
 
+/** Anything that `rollout.events` carries. */
 export type RolloutEvent = SampleEvent | TokensEvent
 
 /** `present` says where each sample is now. */

@@ -9,6 +9,7 @@ import type { TaskKind } from '../rollout/task.ts'
 /** Why a waiting sample is not running (I7). */
 export type WaitReason = 'capacity' | 'backPressure' | 'staleness' | 'gate' | 'version' | 'backoff' | 'turn' | 'phase'
 
+/** What the run is doing. */
 export type Phase = 'starting' | 'rollout' | 'paused' | 'weightUpdate' | 'stopping' | 'stopped'
 
 /** The state of an instance as its machine says it, joined by dots: `serving.busy`, `unhealthy.open`. */
@@ -19,6 +20,7 @@ interface At {
   readonly at: number
 }
 
+/** Something happened to a sample. */
 export type SampleEvent = At & { readonly taskId: string; readonly sample: number; readonly kind: TaskKind } & (
     | { readonly type: 'sample.queued'; readonly reason: 'submitted' | 'interrupted' | 'retry' | 'backoff' }
     | {
@@ -38,12 +40,14 @@ export type SampleEvent = At & { readonly taskId: string; readonly sample: numbe
     | { readonly type: 'sample.ended'; readonly outcome: Outcome; readonly tokens: number }
   )
 
+/** Something happened to an instance. */
 export type InstanceEvent = At & { readonly instance: string } & (
     | { readonly type: 'instance.state'; readonly state: InstanceState }
     | { readonly type: 'instance.left' }
     | { readonly type: 'instance.fault'; readonly error: RolloutError }
   )
 
+/** Something happened to the run. */
 export type RunEvent = At &
   (
     | { readonly type: 'run.phase'; readonly phase: Phase }
@@ -51,4 +55,5 @@ export type RunEvent = At &
     | { readonly type: 'run.fault'; readonly error: RolloutError }
   )
 
+/** Anything that `events$` carries. */
 export type SupervisorEvent = SampleEvent | InstanceEvent | RunEvent

@@ -30,6 +30,7 @@ export interface EngineCounters extends CoreCounters {
   died: boolean
 }
 
+/** A running embedded engine. */
 export interface EmbeddedEngine {
   /** Base URL without a trailing slash. */
   readonly url: string

@@ -5,10 +5,12 @@ import { RolloutError } from '../errors.ts'
 import { isRecord, type Problem, problemList, type Report, rejectUnknownKeys, show } from '../problems.ts'
 import { createTinyWeights, type TinyWeights } from './tiny-policy.ts'
 
+/** Wire protocols that the embedded engine speaks. */
 export type EngineProfile = 'sglang'
 
 export const ENGINE_PROFILES: readonly EngineProfile[] = ['sglang']
 
+/** Options of startEmbeddedEngine. */
 export interface EmbeddedEngineOptions {
   /** Whose wire protocol to speak. @default 'sglang' */
   readonly profile?: EngineProfile

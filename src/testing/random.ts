@@ -13,6 +13,7 @@ export interface Random {
   normal(): number
 }
 
+/** A small seeded generator of random numbers: the same seed, the same numbers. */
 export function createRandom(seed: number): Random {
   let a = hash32(seed, 1)
   let b = hash32(seed, 2)

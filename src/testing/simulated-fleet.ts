@@ -10,6 +10,7 @@ import type { Chunk, DriverFactory, EngineDriver, GenerateRequest, Probe } from 
 import { RolloutError } from '../errors.ts'
 import { hash32 } from './random.ts'
 
+/** Options of simulateServer. */
 export interface SimulatedServerOptions {
   readonly id: string
   /** Sequences it runs at once. @default 8 */
@@ -22,6 +23,7 @@ export interface SimulatedServerOptions {
   readonly weightVersion?: string
 }
 
+/** A server without a socket, and what can be done to it. */
 export interface SimulatedServer {
   readonly id: string
   /** As InstanceOptions wants it. */
@@ -44,6 +46,7 @@ export interface SimulatedServer {
 /** Vocabulary of the simulated servers. */
 const VOCABULARY_SIZE = 50_000
 
+/** The token that simulated servers generate at a position of the output for a key. */
 export function tokenOf(key: number, position: number): number {
   return hash32(key, position) % VOCABULARY_SIZE
 }
@@ -62,6 +65,7 @@ interface Stream {
   readonly fail: (error: RolloutError) => void
 }
 
+/** Makes a server that lives under a clock. Hand its `url` and `engine` to createSupervisor. */
 export function simulateServer(clock: Clock, options: SimulatedServerOptions): SimulatedServer {
   const { id, capacity = 8, tokenMs = 10, chunkTokens = Number.POSITIVE_INFINITY } = options
   const startVersion = options.weightVersion ?? 'default'

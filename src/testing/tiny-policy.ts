@@ -22,6 +22,7 @@ export interface TinyWeights {
 
 /** Token id of end-of-sequence. 0 to 9 are the digits, 11 and up are letters. */
 export const EOS = 10
+/** Tokens of the tiny policy: ten digits, end of sequence, five letters. */
 export const VOCABULARY_SIZE = 16
 
 /** Larger tables are no longer tiny: 1024 squared twice is 16 MB. */
@@ -61,6 +62,7 @@ export function textOfToken(tokenId: number): string {
   return letter < 26 ? String.fromCharCode(97 + letter) : String.fromCharCode(0x100 + letter)
 }
 
+/** Text of token ids. */
 export function textOf(tokenIds: Iterable<number>): string {
   let text = ''
   for (const tokenId of tokenIds) text += textOfToken(tokenId)

@@ -7,6 +7,7 @@
  */
 import type { Clock } from '../clock.ts'
 
+/** A clock that stands still until it is told to go on. */
 export interface VirtualClock extends Clock {
   /** Timers set and neither fired nor cleared. */
   readonly pending: number
@@ -24,7 +25,10 @@ interface Timer {
   callback: (() => void) | null
 }
 
-/** @param startMs what `now()` says first */
+/**
+ * Makes a virtual clock.
+ * @param startMs what `now()` says first
+ */
 export function createVirtualClock(startMs = 0): VirtualClock {
   let now = startMs
   let order = 0

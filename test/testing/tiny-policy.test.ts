@@ -1,3 +1,6 @@
+/**
+ * The tiny policy: sampling, scores that anyone can recompute, and weights on disk.
+ */
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
