@@ -11,6 +11,7 @@ import { and, assign, emit, setup } from 'xstate'
 /** How the work under a lease ended, seen from the server's health: a user's bad request is neutral. */
 export type LeaseOutcome = 'succeeded' | 'failed' | 'neutral'
 
+/** When a failing server gets no more work, and when it is asked again. */
 export interface BreakerOptions {
   /** Failures in a row that open the circuit. */
   readonly failures: number
@@ -19,12 +20,14 @@ export interface BreakerOptions {
   readonly maxResetMs: number
 }
 
+/** What an instance machine is started with. */
 export interface InstanceInput {
   readonly id: string
   readonly capacity: number
   readonly breaker: BreakerOptions
 }
 
+/** What an instance machine knows: numbers and a label, never a prompt. */
 export interface InstanceContext extends InstanceInput {
   readonly leases: number
   /** Failures in a row. */
@@ -36,6 +39,7 @@ export interface InstanceContext extends InstanceInput {
   readonly drainMs: number | null
 }
 
+/** What an instance machine is told. */
 export type InstanceMachineEvent =
   /** The server answered. `expected` is the label it must have to serve, or null in an unversioned fleet. */
   | {
@@ -55,6 +59,7 @@ export type InstanceMachineEvent =
   | { readonly type: 'instance.drain'; readonly deadlineMs: number | null }
   | { readonly type: 'instance.stop' }
 
+/** What an instance machine says to whoever spawned it. */
 export type InstanceEmitted =
   /** Work may be sent, at most `limit` sequences at once. */
   | { readonly type: 'opened'; readonly limit: number }
@@ -68,6 +73,7 @@ export type InstanceEmitted =
 /** Longest delay that a Node timer keeps (2^31 - 1 ms, 24.8 days): stands for "no deadline". */
 const NO_DEADLINE_MS = 2_147_483_647
 
+/** One inference server: connecting, serving (idle, busy, saturated), stale, paused, unhealthy (open, probing, trial), draining, stopped. */
 export const instanceMachine = setup({
   types: {
     context: {} as InstanceContext,
@@ -87,6 +93,8 @@ export const instanceMachine = setup({
     hasFailed: ({ event }) => event.type === 'lease.released' && event.outcome === 'failed',
     failsTooOften: ({ context, event }) =>
       event.type === 'lease.released' && event.outcome === 'failed' && context.failures + 1 >= context.breaker.failures,
+    /** Its circuit has not closed since it opened: no generation has succeeded yet. */
+    wasOnTrial: ({ context }) => context.openings > 0,
     hasCurrentWeights: ({ event }) =>
       event.type === 'probe.succeeded' && (event.expected === null || event.expected === event.weightVersion),
   },
@@ -208,7 +216,7 @@ export const instanceMachine = setup({
     /** The gate is closed by a phase; leases may still be held. */
     paused: {
       on: {
-        'gate.opened': { target: 'serving' },
+        'gate.opened': [{ guard: 'wasOnTrial', target: 'unhealthy.trial' }, { target: 'serving' }],
         'weights.loaded': { actions: 'relabel' },
         'weights.lost': { target: 'stale' },
         'probe.failed': { target: 'unhealthy' },
@@ -247,6 +255,8 @@ export const instanceMachine = setup({
               { actions: 'give' },
             ],
             'gate.closed': { target: '#instance.paused' },
+            'weights.lost': { target: '#instance.stale' },
+            'weights.loaded': { actions: 'relabel' },
           },
         },
       },

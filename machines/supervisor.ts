@@ -8,6 +8,7 @@
 import { assign, setup, stopChild } from 'xstate'
 import { type InstanceInput, instanceMachine } from './instance.ts'
 
+/** What the supervisor machine knows of the run. */
 export interface SupervisorContext {
   /** True while the user wants the run paused, whatever phase it is in. */
   readonly paused: boolean
@@ -15,6 +16,7 @@ export interface SupervisorContext {
   readonly version: number | null
 }
 
+/** What the supervisor machine is told. */
 export type SupervisorMachineEvent =
   | { readonly type: 'instances.added'; readonly instances: readonly InstanceInput[] }
   | { readonly type: 'fleet.ready' }
@@ -35,6 +37,7 @@ export type SupervisorMachineEvent =
   | { readonly type: 'run.stopping' }
   | { readonly type: 'run.stopped' }
 
+/** The run: starting, rollout, paused, weightUpdate, stopping, stopped. */
 export const supervisorMachine = setup({
   types: {
     context: {} as SupervisorContext,

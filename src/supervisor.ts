@@ -9,16 +9,18 @@ import { isRecord, type Problem, problemList, type Report, rejectUnknownKeys, sh
 import type { Completion } from './rollout/completion.ts'
 import type { Group } from './rollout/group.ts'
 import type { Task } from './rollout/task.ts'
+import type { CheckedUpdate } from './run/bring.ts'
 import { closeRun } from './run/close.ts'
 import { createRun } from './run/create-run.ts'
 import { drain, join, probe } from './run/fleet.ts'
 import { admit, withdraw } from './run/intake.ts'
-import { type CheckedUpdate, pause, resume, tellPhase, type UpdateReport, updateWeights } from './run/phases.ts'
+import { pause, resume, tellPhase, type UpdateReport, updateWeights } from './run/phases.ts'
 import { Rollout } from './run/rollout.ts'
-import type { Instance, Run } from './run/run.ts'
+import { type Instance, mustBeOpen, type Run } from './run/run.ts'
 import { type FleetView, statesOf, viewFleet } from './run/views.ts'
 import type { SupervisorEvent } from './telemetry/events.ts'
 
+/** Options of `updateWeights()`. */
 export interface WeightUpdateOptions {
   /** Integer >= 0, above the fleet's version. */
   readonly version: number
@@ -32,6 +34,7 @@ export interface WeightUpdateOptions {
   readonly timeoutMs?: number
 }
 
+/** Options of `completions()`. */
 export interface CompletionsOptions {
   readonly signal?: AbortSignal
   /** Completions held before admission of new tasks stops: integer >= 1. @default 1024 */
@@ -123,7 +126,7 @@ export class Supervisor {
   trySubmit<M = unknown>(task: Task<M>): Rollout<M> | null {
     const run = this.#run
     if (run.queue.size > 0 || run.ledger.free === 0 || !run.actor.getSnapshot().matches('rollout')) {
-      if (run.closing) throw new RolloutError('CLOSED', 'trySubmit was called after close(); create a new supervisor')
+      mustBeOpen(run, 'trySubmit')
       return null
     }
     const live = admit(run, task)
@@ -141,20 +144,21 @@ export class Supervisor {
   }
 
   /** Stops placement at once; running generations end by themselves. Resolves when none is left. */
-  pause(options: { readonly timeoutMs?: number } = {}): Promise<void> {
+  async pause(options: { readonly timeoutMs?: number } = {}): Promise<void> {
+    mustBeOpen(this.#run, 'pause')
     const timeoutMs = check('pause', ['timeoutMs'], options, (report) =>
       checkNumber(report, 'timeoutMs', options.timeoutMs, { min: 0 }, null),
     )
-    return pause(this.#run, timeoutMs)
+    await pause(this.#run, timeoutMs)
   }
 
-  resume(): Promise<void> {
+  async resume(): Promise<void> {
+    mustBeOpen(this.#run, 'resume')
     resume(this.#run)
-    return Promise.resolve()
   }
 
   /** Brings every instance to new weights. Updates asked for while one runs wait for it. */
-  updateWeights(options: WeightUpdateOptions): Promise<UpdateReport> {
+  async updateWeights(options: WeightUpdateOptions): Promise<UpdateReport> {
     const update = checkUpdate(options)
     const next = this.#line.then(() => updateWeights(this.#run, update))
     this.#line = next.catch(() => {})
@@ -163,6 +167,7 @@ export class Supervisor {
 
   /** Adds an instance while running; it takes work as soon as it answers. @returns its id */
   add(options: InstanceOptions): string {
+    mustBeOpen(this.#run, 'add')
     const [instance] = join(this.#run, [checkInstance(options)])
     void probe(this.#run, instance!)
     return instance!.id
@@ -173,11 +178,13 @@ export class Supervisor {
     const timeoutMs = check('drain', ['timeoutMs'], options, (report) =>
       checkNumber(report, 'timeoutMs', options.timeoutMs, { min: 0 }, null),
     )
+    mustBeOpen(this.#run, 'drain')
     await drain(this.#run, id, timeoutMs)
   }
 
   /** Removes an instance now: what runs there resumes elsewhere. */
   async remove(id: string): Promise<void> {
+    mustBeOpen(this.#run, 'remove')
     await drain(this.#run, id, 0)
   }
 
@@ -222,7 +229,7 @@ export class Supervisor {
 
   /** Cancels what is live, tells the engines, and ends every actor, timer and socket. Called twice, it is the same close. */
   close(): Promise<void> {
-    this.#closing ??= closeRun(this.#run, this.#onClose)
+    this.#closing ??= closeRun(this.#run, this.#onClose, this.#line)
     return this.#closing
   }
 

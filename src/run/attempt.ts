@@ -207,7 +207,8 @@ function giveBack(run: Run, attempt: Attempt): void {
   run.ledger.release(lease)
   // The machine of an instance that has left has ended before its last leases.
   if (run.instances.get(instance.id) === instance)
-    instance.actor.send({ type: 'lease.released', outcome: attempt.outcome })
+    if (run.instances.get(instance.id) === instance)
+      instance.actor.send({ type: 'lease.released', outcome: attempt.outcome })
   if (run.hub.listens(owner.task)) {
     const { task, index } = owner
     run.hub.tell(

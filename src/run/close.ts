@@ -10,13 +10,16 @@ import type { Run } from './run.ts'
 /** How long close waits for engines to end aborted work before it closes their sockets. */
 const GRACE_MS = 2_000
 
-export async function closeRun(run: Run, onClose: Set<() => void>): Promise<void> {
+/** `work` is what was asked for and goes on: it is told, and waited for. */
+export async function closeRun(run: Run, onClose: Set<() => void>, work: Promise<unknown>): Promise<void> {
   run.closing = true
   run.actor.send({ type: 'run.stopping' })
   tellPhase(run)
   const reason = new RolloutError('CLOSED', 'the supervisor was closed')
+  for (const end of [...run.onClosing]) end(reason)
   for (const task of [...run.tasks.values()]) cancel(run, task, reason)
   await engineEnds(run)
+  await work
   const drivers = [...run.instances.values()].map(({ id, driver }) =>
     driver
       .close()
@@ -27,6 +30,7 @@ export async function closeRun(run: Run, onClose: Set<() => void>): Promise<void
     forgetRefusal(run, instance)
     run.policy.remove(instance.id)
     run.ledger.remove(instance.id)
+    for (const resolve of instance.onLeft) resolve()
   }
   stopActors(run)
   run.sinks.close()
@@ -62,7 +66,7 @@ function engineEnds(run: Run): Promise<void> {
 function stopActors(run: Run): void {
   const instances = [...run.instances.values()]
   run.instances.clear()
-  for (const instance of instances) instance.actor.send({ type: 'instance.stop' })
+  for (const { actor } of instances) if (actor.getSnapshot().status === 'active') actor.send({ type: 'instance.stop' })
   const { children } = run.actor.getSnapshot() as { readonly children: Record<string, unknown> }
   for (const id of Object.keys(children)) delete children[id]
   run.actor.send({ type: 'run.stopped' })

@@ -68,6 +68,7 @@ export function createRun(options: CheckedOptions): Run {
     vocabularySize: null,
     onIdle: new Set(),
     onReleased: new Set(),
+    onClosing: new Set(),
   }
   run.actor.start()
   return run

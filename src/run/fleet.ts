@@ -5,10 +5,10 @@
 import { messageOf, RolloutError } from '../errors.ts'
 import type { CheckedInstance } from '../options.ts'
 import { waitAgain } from './again.ts'
+import { bringUpToDate } from './bring.ts'
 import { detach } from './detach.ts'
 import { blame, forgetRefusal } from './health.ts'
-import { bringUpToDate } from './phases.ts'
-import type { Instance, Run } from './run.ts'
+import { type Instance, isMember, type Run } from './run.ts'
 import { wake } from './wake.ts'
 
 /** Documented default for servers that report no limit (D1, decision 12): the common default of SGLang and vLLM fleets. */
@@ -44,6 +44,7 @@ export function join(run: Run, specs: readonly CheckedInstance[]): Instance[] {
       account: run.ledger.add(spec.id, spec.weight),
       attempts: new Set(),
       totals: { placed: 0, completed: 0, failed: 0, interrupted: 0, tokens: 0, waitedMs: 0 },
+      loading: Promise.resolve(),
       probe: null,
       refusal: null,
       fault: null,
@@ -151,10 +152,6 @@ export async function probe(run: Run, instance: Instance): Promise<void> {
     actor.send({ type: 'probe.failed' })
     tellState(run, instance)
   }
-}
-
-function isMember(run: Run, instance: Instance): boolean {
-  return !run.closing && run.instances.get(instance.id) === instance
 }
 
 function learnVocabulary(run: Run): void {

@@ -9,14 +9,14 @@ import { createSample, type LiveTask } from '../rollout/sample.ts'
 import type { Task } from '../rollout/task.ts'
 import { expectSlot } from './deadline.ts'
 import { detach } from './detach.ts'
-import type { Run } from './run.ts'
+import { mustBeOpen, type Run } from './run.ts'
 import { settle } from './settle.ts'
 import { enqueue, metSlot, unpark } from './waitlist.ts'
 import { wake } from './wake.ts'
 
 /** Admits a task whole: all its samples wait from now on. */
 export function admit(run: Run, task: Task): LiveTask {
-  if (run.closing) throw new RolloutError('CLOSED', 'submit was called after close(); create a new supervisor')
+  mustBeOpen(run, 'submit')
   const spec = checkTask(task, run.vocabularySize)
   const id = task.id ?? `task-${String(++run.lastTask).padStart(9, '0')}`
   if (run.tasks.has(id)) {

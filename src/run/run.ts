@@ -7,6 +7,7 @@ import type { ActorRefFrom } from 'xstate'
 import type { instanceMachine, LeaseOutcome, supervisorMachine } from '../../machines/index.ts'
 import type { Clock } from '../clock.ts'
 import type { Capabilities, EngineDriver, Probe } from '../engines/driver.ts'
+import { RolloutError } from '../errors.ts'
 import type { CheckedInstance, CheckedOptions } from '../options.ts'
 import type { Outcome, SegmentEnd } from '../rollout/completion.ts'
 import type { Account, Ledger } from '../rollout/ledger.ts'
@@ -52,6 +53,8 @@ export interface Instance {
   /** Attempts whose lease is not given back yet. */
   readonly attempts: Set<Attempt>
   readonly totals: InstanceTotals
+  /** Settles when the last load of weights there has ended. */
+  loading: Promise<unknown>
   probe: Probe | null
   /** Timer after which a machine that refused is asked again; its limit is kept meanwhile. */
   refusal: { readonly timer: unknown; readonly limit: number } | null
@@ -118,6 +121,8 @@ export interface Run {
   readonly onIdle: Set<() => void>
   /** Waiters told after each lease given back. */
   readonly onReleased: Set<() => void>
+  /** Whatever has to end when the run is closed. */
+  readonly onClosing: Set<(error: RolloutError) => void>
 }
 
 const NOTHING: Capabilities = {
@@ -132,4 +137,13 @@ const NOTHING: Capabilities = {
 /** What the instance said it can do; nothing before it was probed. */
 export function can(instance: Instance): Capabilities {
   return instance.probe?.capabilities ?? NOTHING
+}
+
+/** False once the instance has left, or the run is closing: it is told nothing any more. */
+export function isMember(run: Run, instance: Instance): boolean {
+  return !run.closing && run.instances.get(instance.id) === instance
+}
+
+export function mustBeOpen(run: Run, method: string): void {
+  if (run.closing) throw new RolloutError('CLOSED', `${method} was called after close(); create a new supervisor`)
 }

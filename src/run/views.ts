@@ -10,6 +10,7 @@ import { phaseOf } from './phases.ts'
 import { blockedBy } from './placement.ts'
 import type { Instance, Run } from './run.ts'
 
+/** One instance at one moment. */
 export interface InstanceView {
   readonly id: string
   readonly url: string
@@ -34,6 +35,7 @@ export interface InstanceView {
   readonly fault: string | null
 }
 
+/** The run at one moment. */
 export interface FleetView {
   readonly phase: Phase
   readonly version: number | null

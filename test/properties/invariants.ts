@@ -1,0 +1,236 @@
+/**
+ * What must hold at every moment of a run, whatever happens to it. Looks at the books, the machines and the simulated servers
+ * at once, and collects what does not fit instead of throwing, because it is called from inside callbacks.
+ */
+import type { Completion, SupervisorEvent } from '../../src/index.ts'
+import type { Run } from '../../src/run/run.ts'
+import { versionOf } from '../../src/run/segment.ts'
+import type { Supervisor } from '../../src/supervisor.ts'
+import { type SimulatedServer, tokenOf } from '../../src/testing/simulated-fleet.ts'
+
+/** What the workload knows of a task that it submitted. */
+export interface Expected {
+  readonly id: string
+  /** Order of submission. */
+  readonly order: number
+  readonly key: number
+  readonly length: number
+  readonly samples: number
+  readonly priority: number
+  readonly kind: 'rollout' | 'evaluation'
+  readonly minVersion: number | null
+}
+
+export interface Invariants {
+  /** Everything that did not hold, in words. */
+  readonly broken: string[]
+  readonly log: SupervisorEvent[]
+  expect(task: Expected): void
+  /** A task that `trySubmit` did not take. */
+  forget(task: Expected): void
+  /** Holds always, also in the middle of a step. */
+  now(): void
+  /** Holds when the supervisor has nothing left to do at this instant. */
+  atRest(): void
+  /** Holds when nothing is waiting or running (I5). */
+  whenIdle(): void
+  completed(id: string): number
+}
+
+export function watchInvariants(
+  supervisor: Supervisor,
+  run: Run,
+  servers: ReadonlyMap<string, SimulatedServer>,
+): Invariants {
+  const broken: string[] = []
+  const log: SupervisorEvent[] = []
+  const tasks = new Map<string, Expected>()
+  const completions = new Map<string, number>()
+  const leases = new Map<number, string>()
+  const placed = new Set<string>()
+  /** Samples of all tasks. */
+  let asked = 0
+  /** Place in line of the last fresh sample that was placed, by priority. */
+  const lastFresh = new Map<number, number>()
+
+  function must(holds: boolean, text: () => string): void {
+    if (!holds && broken.length < 20) broken.push(`at ${run.clock.now()} ms: ${text()}`)
+  }
+
+  function now(): void {
+    const { submitted, waiting, running, ended } = run.counts
+    const done = Object.values(ended).reduce((sum, each) => sum + each, 0)
+    must(submitted === waiting + running + done, () => `I1: ${submitted} = ${waiting} + ${running} + ${done}`)
+    must(Math.min(waiting, running, done) >= 0, () => `I1: a negative count: ${waiting}, ${running}, ${done}`)
+    must(submitted === asked, () => `I1: ${submitted} submitted, but ${asked} were`)
+  }
+
+  function atRest(): void {
+    now()
+    const view = supervisor.getSnapshot()
+    const reasons = Object.values(view.waiting).reduce((sum, each) => sum + each, 0)
+    must(reasons === view.conservation.waiting, () => `I7: reasons sum to ${reasons} of ${view.conservation.waiting}`)
+    must(leases.size === run.ledger.held, () => `I4: ${run.ledger.held} held, ${leases.size} placed and not released`)
+    must(run.attempts.size === view.conservation.running, () => `I1: ${run.attempts.size} attempts of running samples`)
+    let free = 0
+    for (const instance of run.instances.values()) {
+      const { account, actor, attempts, id, spec } = instance
+      const snapshot = actor.getSnapshot()
+      const { leases: held, capacity } = snapshot.context
+      const server = servers.get(id)!
+      must(
+        account.running === held,
+        () => `I3: ${id} has ${account.running} leases by the books, ${held} by its machine`,
+      )
+      must(
+        account.running === attempts.size,
+        () => `I4: ${id} has ${account.running} leases, ${attempts.size} attempts`,
+      )
+      must(held <= capacity, () => `I3: ${id} holds ${held} leases of ${capacity}`)
+      must(server.running <= held, () => `I3: ${id} runs ${server.running} sequences under ${held} leases`)
+      must(server.maxRunning <= (spec.capacity ?? capacity), () => `I3: ${id} ran ${server.maxRunning} of ${capacity}`)
+      const open = snapshot.matches('serving') || snapshot.matches({ unhealthy: 'trial' })
+      must(
+        open || account.limit === 0,
+        () => `I10: ${id} is ${JSON.stringify(snapshot.value)} with limit ${account.limit}`,
+      )
+      if (snapshot.matches('serving') && view.phase === 'rollout') {
+        must(account.limit === capacity, () => `I7: ${id} serves ${capacity}, but its limit is ${account.limit}`)
+      }
+      const room = snapshot.matches('serving') ? capacity - held : open && held === 0 ? 1 : 0
+      free += room
+    }
+    const { capacity, gate, turn, phase, backPressure, version, backoff } = view.waiting
+    must(capacity === 0 || free === 0, () => `I7: ${capacity} samples wait for capacity, ${free} slots are free`)
+    must(gate === 0 || free === 0, () => `I7: ${gate} samples wait for a gate, ${free} slots are free`)
+    must(turn === 0 || run.policy.name.includes('strict'), () => `I7: ${turn} samples wait for their turn`)
+    must(phase === 0 || view.phase !== 'rollout', () => `I7: ${phase} samples wait for the phase, it is ${view.phase}`)
+    must(backPressure === 0 || run.sinks.full, () => `I7: ${backPressure} samples are held by readers with room`)
+    must(version + backoff === run.parked.size, () => 'I7: parked samples and their reasons differ')
+  }
+
+  function whenIdle(): void {
+    const left = {
+      tasks: run.tasks.size,
+      queue: run.queue.size,
+      attempts: run.attempts.size,
+      parked: run.parked.size,
+      deadlines: run.deadlines.size,
+      deadlineTimer: run.deadlineTimer === null ? 0 : 1,
+      held: run.ledger.held,
+      leases: leases.size,
+      onIdle: run.onIdle.size,
+      onReleased: run.onReleased.size,
+    }
+    for (const [what, size] of Object.entries(left)) must(size === 0, () => `I5: ${size} left in ${what}`)
+    for (const { id, attempts, account } of run.instances.values())
+      must(attempts.size + account.running === 0, () => `I5: ${id} still holds ${attempts.size}, ${account.running}`)
+    for (const server of servers.values()) must(server.running === 0, () => `I5: server ${server.id} still runs work`)
+    for (const task of tasks.values())
+      for (let sample = 0; sample < task.samples; sample++)
+        must(completions.has(`${task.id}/${sample}`), () => `I2: ${task.id}/${sample} has no completion`)
+  }
+
+  function check(completion: Completion): void {
+    const { id, taskId, tokenIds, logprobs, versions, outcome, segments } = completion
+    const task = tasks.get(taskId)
+    completions.set(id, (completions.get(id) ?? 0) + 1)
+    must(completions.get(id) === 1, () => `I2: ${id} completed twice`)
+    if (task === undefined) {
+      must(false, () => `I2: a completion of ${taskId}, which was never submitted`)
+      return
+    }
+    must(tokenIds.length <= task.length, () => `I8: ${id} has ${tokenIds.length} of ${task.length} tokens`)
+    must(
+      outcome !== 'completed' || tokenIds.length === task.length,
+      () => `I8: ${id} completed with ${tokenIds.length} of ${task.length}`,
+    )
+    must(
+      (outcome === 'completed') === (completion.error === null),
+      () => `I2: ${id} ${outcome} with error ${completion.error}`,
+    )
+    must(logprobs.length === tokenIds.length, () => `I8: ${id} has ${logprobs.length} log-probabilities`)
+    for (let index = 0; index < tokenIds.length; index++) {
+      must(tokenIds[index] === tokenOf(task.key, index), () => `I8: token ${index} of ${id} is wrong`)
+      must(logprobs[index] === Math.fround(-(1 + index) / 1024), () => `I8: log-probability ${index} of ${id} is wrong`)
+    }
+    let end = 0
+    for (const span of versions) {
+      must(span.start === end && span.end > span.start, () => `I8: spans of ${id}: ${JSON.stringify(versions)}`)
+      must(
+        task.minVersion === null || (span.version ?? -1) >= task.minVersion,
+        () => `I9: ${id} wants version ${task.minVersion}: ${JSON.stringify(versions)}`,
+      )
+      end = span.end
+    }
+    must(end === tokenIds.length, () => `I8: spans of ${id} end at ${end} of ${tokenIds.length}`)
+    end = 0
+    for (const segment of segments) {
+      must(segment.start === end, () => `I8: segments of ${id} begin at ${segment.start} after ${end}`)
+      end = segment.end
+    }
+    must(end === tokenIds.length, () => `I8: segments of ${id} end at ${end} of ${tokenIds.length}`)
+  }
+
+  function told(event: SupervisorEvent): void {
+    log.push(event)
+    if (event.type === 'sample.placed') {
+      const { lease, instance, taskId, sample } = event
+      must(!leases.has(lease), () => `I4: lease ${lease} was granted twice`)
+      leases.set(lease, instance)
+      const { actor } = run.instances.get(instance)!
+      const state = actor.getSnapshot()
+      must(
+        state.matches('serving') || state.matches({ unhealthy: 'trial' }),
+        () => `I10: ${taskId}/${sample} was placed on ${instance}, which is ${JSON.stringify(state.value)}`,
+      )
+      must(
+        event.kind === 'evaluation' || run.queue.sizeOf('evaluation') === 0,
+        () => `D15: ${taskId}/${sample} was placed before a waiting evaluation`,
+      )
+      const server = servers.get(instance)!
+      must(
+        run.version === null || versionOf(server.weightVersion) === run.version,
+        () =>
+          `I9: ${taskId}/${sample} was placed on ${instance} of version ${server.weightVersion}, the fleet has ${run.version}`,
+      )
+      inOrder(taskId, sample)
+    } else if (event.type === 'sample.released') {
+      must(leases.delete(event.lease), () => `I4: lease ${event.lease} was released without being held`)
+    }
+    now()
+  }
+
+  /** Fresh rollouts of one priority start in the order in which they came (D15, I6). */
+  function inOrder(taskId: string, sample: number): void {
+    const id = `${taskId}/${sample}`
+    const task = tasks.get(taskId)
+    if (placed.has(id) || task === undefined || task.kind === 'evaluation' || task.minVersion !== null) return
+    placed.add(id)
+    const rank = task.order * 1_024 + sample
+    must(
+      rank > (lastFresh.get(task.priority) ?? -1),
+      () => `D15: ${id} was placed after a later sample of its priority`,
+    )
+    lastFresh.set(task.priority, rank)
+  }
+
+  supervisor.completions$.subscribe(check)
+  supervisor.events$.subscribe(told)
+  return {
+    broken,
+    log,
+    expect(task) {
+      tasks.set(task.id, task)
+      asked += task.samples
+    },
+    forget(task) {
+      tasks.delete(task.id)
+      asked -= task.samples
+    },
+    now,
+    atRest,
+    whenIdle,
+    completed: (id) => completions.get(id) ?? 0,
+  }
+}
