@@ -5,13 +5,17 @@ import { RolloutError } from '../errors.ts'
 import { show } from '../problems.ts'
 import type { DriverFactory } from './driver.ts'
 import { createSglangDriver } from './sglang.ts'
+import { createVllmDriver } from './vllm.ts'
 
 const ENGINES = {
   sglang: createSglangDriver,
+  vllm: createVllmDriver,
 } as const satisfies Record<string, DriverFactory>
 
+/** Name of an engine that the package has a driver for. */
 export type EngineName = keyof typeof ENGINES
 
+/** The engines that the package has drivers for. */
 export const engineNames = Object.keys(ENGINES) as readonly EngineName[]
 
 /** Throws INVALID_OPTIONS for a name that is not one of `engineNames`. */

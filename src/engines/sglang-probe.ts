@@ -3,9 +3,9 @@
  * `/model_info` keeps the label true, `/v1/loads` knows the scheduler's limits, `/ready` alone knows a pause.
  * Only `/server_info` must be there; anything else missing is null, as documented in Probe.
  */
-import { isRecord } from '../problems.ts'
 import type { Probe } from './driver.ts'
 import { fault, statusFault } from './faults.ts'
+import { asRecord, asRecords, type Json, positive } from './json.ts'
 import { jsonOf, type Reply, type Transport } from './transport.ts'
 
 export interface SglangProbe {
@@ -13,8 +13,6 @@ export interface SglangProbe {
   /** Whether streams carry deltas. */
   readonly deltas: boolean
 }
-
-type Json = Readonly<Record<string, unknown>>
 
 export async function probeSglang(
   transport: Transport,
@@ -126,16 +124,4 @@ function atLeast(version: string, floor: readonly number[]): boolean {
     if (part !== least) return part > least
   }
   return true
-}
-
-function positive(value: unknown): number | null {
-  return typeof value === 'number' && Number.isSafeInteger(value) && value > 0 ? value : null
-}
-
-export function asRecord(value: unknown): Json {
-  return isRecord(value) ? value : {}
-}
-
-export function asRecords(value: unknown): readonly Json[] {
-  return Array.isArray(value) ? value.filter(isRecord) : []
 }

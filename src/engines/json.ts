@@ -1,0 +1,23 @@
+/**
+ * Reading what a server says without trusting its shape: what is missing or of another kind is empty or null, never an exception.
+ */
+import { isRecord } from '../problems.ts'
+
+export type Json = Readonly<Record<string, unknown>>
+
+export function asRecord(value: unknown): Json {
+  return isRecord(value) ? value : {}
+}
+
+export function asRecords(value: unknown): readonly Json[] {
+  return Array.isArray(value) ? value.filter(isRecord) : []
+}
+
+/** A count or a size, or null. */
+export function positive(value: unknown): number | null {
+  return typeof value === 'number' && Number.isSafeInteger(value) && value > 0 ? value : null
+}
+
+export function asText(value: unknown): string | null {
+  return typeof value === 'string' ? value : null
+}

@@ -1,0 +1,91 @@
+/**
+ * vLLM over the better of its two routes for token ids: `/inference/v1/generate`, whose tokens carry weight versions, where the server
+ * was started with `--enable-scale-out`, else `/v1/completions`. Which, its probe finds out. One call is one try (driver.ts).
+ * What the routes answer was seen on a real 0.32.0 (test/e2e/engines).
+ */
+import { isTokenIds } from '../rollout/task.ts'
+import { chunkStream } from './chunk-stream.ts'
+import type { Chunk, DriverOptions, EngineDriver } from './driver.ts'
+import { fault, statusFault } from './faults.ts'
+import { sumGauges } from './gauges.ts'
+import { asRecord } from './json.ts'
+import { createTransport, jsonOf } from './transport.ts'
+import { vllmDecoder } from './vllm-events.ts'
+import { probeVllm, RUNNING, type VllmWays, WAITING } from './vllm-probe.ts'
+import { COMPLETIONS, completionsBody, engineIds, GENERATE, generateBody } from './vllm-request.ts'
+import { readWeightVersion, updateVllm } from './vllm-update.ts'
+
+export function createVllmDriver(options: DriverOptions): EngineDriver {
+  const { clock } = options
+  const transport = createTransport(options)
+  const { peer } = transport
+  /** Of the last probe; before it, what every release has. */
+  let ways: VllmWays = {
+    route: COMPLETIONS,
+    text: false,
+    logprobs: true,
+    labelled: false,
+    abortPath: '/abort_requests',
+  }
+  let vocabularySize: number | null = null
+
+  return {
+    engine: 'vllm',
+    async probe(signal) {
+      const found = await probeVllm(transport, vocabularySize, signal)
+      ways = found.ways
+      vocabularySize = found.probe.vocabularySize
+      return found.probe
+    },
+    async load(signal) {
+      const reply = await transport.call({ method: 'GET', path: '/metrics', signal })
+      if (reply.status !== 200) throw statusFault(peer, reply.what, reply.status, reply.headers, reply.text)
+      const gauges = sumGauges(reply.text, [RUNNING, WAITING])
+      if (gauges[RUNNING] === null) {
+        const found = `GET /metrics: expected ${RUNNING}, found no such gauge; start the server without --disable-log-stats`
+        throw fault('WRONG_PROTOCOL', peer, found)
+      }
+      return { running: gauges[RUNNING], waiting: gauges[WAITING] ?? 0 }
+    },
+    weightVersion: (signal) => readWeightVersion(transport, signal),
+    generate(request, signal): AsyncIterable<Chunk> {
+      const { prompt } = request
+      const isText = typeof prompt === 'string'
+      // Text has a route of its own; no prompt at all is the server's to refuse.
+      const path = isText ? COMPLETIONS : ways.route
+      if (!isText && prompt.length > 0 && !isTokenIds(prompt)) {
+        throw fault(
+          'REQUEST_REJECTED',
+          peer,
+          `POST ${path}: expected token ids or text, found chat messages; turn them into ids with tokenize() first`,
+        )
+      }
+      const body = path === GENERATE ? generateBody(request, ways.text) : completionsBody(request)
+      const { logprobs, labelled: versions } = ways
+      const decoder = vllmDecoder({ peer, route: path, logprobs, versions })
+      return chunkStream({ transport, clock, path, body, signal, decoder })
+    },
+    async abort(requestId, signal) {
+      const path = ways.abortPath ?? '/abort_requests'
+      const body = { request_ids: engineIds(requestId) }
+      const reply = await transport.call({ method: 'POST', path, body, signal })
+      if (reply.status !== 200) throw statusFault(peer, reply.what, reply.status, reply.headers, reply.text)
+    },
+    async resume(signal) {
+      jsonOf(peer, await transport.call({ method: 'POST', path: '/resume', body: {}, signal }))
+    },
+    updateWeights: (update, signal) => updateVllm(transport, update, signal),
+    async tokenize(prompt, signal) {
+      const body = typeof prompt === 'string' ? { prompt } : { messages: prompt }
+      const reply = await transport.call({ method: 'POST', path: '/tokenize', body, signal })
+      const { tokens } = asRecord(jsonOf(peer, reply))
+      if (Array.isArray(tokens) && tokens.every((id) => Number.isInteger(id))) return tokens
+      throw fault(
+        'WRONG_PROTOCOL',
+        peer,
+        `POST /tokenize: expected a list of token ids, found ${typeof tokens}; update the server, or send token ids`,
+      )
+    },
+    close: () => transport.close(),
+  }
+}
