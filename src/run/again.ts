@@ -4,32 +4,40 @@
 import { RolloutError } from '../errors.ts'
 import { restart, type Sample } from '../rollout/sample.ts'
 import { isTokenIds } from '../rollout/task.ts'
+import type { QueueLane } from '../rollout/waiter.ts'
 import { type Attempt, can, type Run } from './run.ts'
 import { settle } from './settle.ts'
-import { count, enqueue, laneOf, unpark } from './waitlist.ts'
+import { count, enqueue, laneOf, tellQueued, unpark } from './waitlist.ts'
 import { wake } from './wake.ts'
 
-/** Puts a running sample back in the queue. Without token ids to resume from it begins again. */
-export function waitAgain(run: Run, attempt: Attempt, sample: Sample, lane: 'interrupted' | 'retry'): void {
+/**
+ * Puts a running sample back in the queue, or beside it for `afterMs`. Without token ids to resume from it begins again.
+ */
+export function waitAgain(
+  run: Run,
+  attempt: Attempt,
+  sample: Sample,
+  lane: 'interrupted' | 'retry',
+  afterMs: number = 0,
+): void {
   if (endsHere(run, sample)) return
   const hasIds = sample.task.promptTokenIds !== null || isTokenIds(sample.task.spec.prompt)
   const resumable = hasIds && can(attempt.instance).tokenIds
   if (!resumable) restart(sample)
   count(run, sample, 'waiting')
   sample.queuedAt = run.clock.now()
-  enqueue(run, sample, laneOf(sample, lane), lane)
+  if (afterMs > 0) backOff(run, sample, laneOf(sample, lane), afterMs)
+  else enqueue(run, sample, laneOf(sample, lane))
+  tellQueued(run, sample, lane)
   run.hub.changed()
 }
 
-export function backOff(run: Run, attempt: Attempt, sample: Sample, afterMs: number): void {
-  waitAgain(run, attempt, sample, 'retry')
-  if (sample.lane === null) return
-  run.queue.remove(sample)
+function backOff(run: Run, sample: Sample, lane: QueueLane, afterMs: number): void {
   sample.parked = 'backoff'
   run.parked.add(sample)
   sample.backoff = run.clock.setTimeout(() => {
     unpark(run, sample)
-    run.queue.add(sample, laneOf(sample, 'retry'))
+    run.queue.add(sample, lane)
     wake(run, 'queue.changed')
   }, afterMs)
 }

@@ -14,7 +14,7 @@ import { append, outputOf, type Sample, tokenCount } from '../rollout/sample.ts'
 import { isTokenIds } from '../rollout/task.ts'
 import { decideRetry } from '../scheduling/retry.ts'
 import { segmentSeed } from '../scheduling/seed.ts'
-import { backOff, exhaust, waitAgain } from './again.ts'
+import { exhaust, waitAgain } from './again.ts'
 import { confirmEnded } from './detach.ts'
 import { askAgain, blame } from './health.ts'
 import type { Attempt, Instance, Run } from './run.ts'
@@ -194,8 +194,7 @@ function fail(run: Run, attempt: Attempt, sample: Sample, error: RolloutError): 
   )
   if (decision.action === 'fail') settle(run, sample, 'failed', error)
   else if (decision.action === 'exhausted') exhaust(run, sample, error)
-  else if (decision.afterMs === 0) waitAgain(run, attempt, sample, 'retry')
-  else backOff(run, attempt, sample, decision.afterMs)
+  else waitAgain(run, attempt, sample, 'retry', decision.afterMs)
   giveBack(run, attempt)
 }
 

@@ -11,7 +11,7 @@ import { expectSlot } from './deadline.ts'
 import { detach } from './detach.ts'
 import { mustBeOpen, type Run } from './run.ts'
 import { settle } from './settle.ts'
-import { enqueue, metSlot, unpark } from './waitlist.ts'
+import { enqueue, metSlot, tellQueued, unpark } from './waitlist.ts'
 import { wake } from './wake.ts'
 
 /** Admits a task whole: all its samples wait from now on. */
@@ -46,22 +46,24 @@ export function admit(run: Run, task: Task): LiveTask {
     const sample = createSample(live, index, now)
     live.samples.push(sample)
     if (run.options.timeouts.waitMs !== null) expectSlot(run, sample)
-    enqueue(run, sample, spec.kind === 'evaluation' ? 'evaluation' : 'fresh', 'submitted')
+    enqueue(run, sample, spec.kind === 'evaluation' ? 'evaluation' : 'fresh')
   }
+  // Only now that the task is whole may others act on it: whoever is told of it may cancel it, or close the run.
   const { signal } = spec
-  if (signal !== undefined) {
-    const abort = (): void => cancel(run, live, signal.reason)
-    if (signal.aborted) abort()
-    else {
-      // One signal may cancel thousands of tasks; Node takes more than ten listeners for a leak.
-      setMaxListeners(0, signal)
-      signal.addEventListener('abort', abort, { once: true })
-      live.offSignal = () => signal.removeEventListener('abort', abort)
-    }
-  }
+  if (signal !== undefined) obey(run, live, signal)
+  for (const sample of live.samples) tellQueued(run, sample, 'submitted')
+  if (signal?.aborted === true) cancel(run, live, signal.reason)
   run.hub.changed()
   wake(run, 'task.submitted')
   return live
+}
+
+function obey(run: Run, task: LiveTask, signal: AbortSignal): void {
+  const abort = (): void => cancel(run, task, signal.reason)
+  // One signal may cancel thousands of tasks; Node takes more than ten listeners for a leak.
+  setMaxListeners(0, signal)
+  signal.addEventListener('abort', abort, { once: true })
+  task.offSignal = () => signal.removeEventListener('abort', abort)
 }
 
 /** Takes back a task of which nothing has started: as if it had never been submitted. */

@@ -7,12 +7,7 @@ import type { QueueLane } from '../rollout/waiter.ts'
 import type { Run } from './run.ts'
 
 /** Puts a waiting sample in the queue, or parks it while the fleet's weights are older than it wants. */
-export function enqueue(
-  run: Run,
-  sample: Sample,
-  lane: QueueLane,
-  reason: 'submitted' | 'interrupted' | 'retry',
-): void {
+export function enqueue(run: Run, sample: Sample, lane: QueueLane): void {
   const { minVersion } = sample.task.spec
   if (minVersion !== null && (run.version === null || run.version < minVersion)) {
     sample.parked = 'version'
@@ -20,13 +15,16 @@ export function enqueue(
   } else {
     run.queue.add(sample, lane)
   }
-  if (run.hub.listens(sample.task)) {
-    const { task, index } = sample
-    run.hub.tell(
-      { type: 'sample.queued', at: run.clock.now(), taskId: task.id, sample: index, kind: task.spec.kind, reason },
-      task,
-    )
-  }
+}
+
+/** Tells that a sample waits, unless somebody who was just told something has changed that. */
+export function tellQueued(run: Run, sample: Sample, reason: 'submitted' | 'interrupted' | 'retry'): void {
+  const { task, index, status } = sample
+  if (status !== 'waiting' || !run.hub.listens(task)) return
+  run.hub.tell(
+    { type: 'sample.queued', at: run.clock.now(), taskId: task.id, sample: index, kind: task.spec.kind, reason },
+    task,
+  )
 }
 
 /** Frees samples that waited for a version which the fleet now has. */

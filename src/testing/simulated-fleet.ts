@@ -191,6 +191,9 @@ export function simulateServer(clock: Clock, options: SimulatedServerOptions): S
           }
         } finally {
           signal.removeEventListener('abort', abort)
+          // A reader that leaves early closes the socket.
+          const left = streams.get(request.requestId)
+          if (left !== undefined) drop(request.requestId, left)
         }
       },
     }

@@ -94,9 +94,10 @@ export function watchInvariants(
         open || account.limit === 0,
         () => `I10: ${id} is ${JSON.stringify(snapshot.value)} with limit ${account.limit}`,
       )
-      if (snapshot.matches('serving') && view.phase === 'rollout') {
+      if (snapshot.matches('serving') && view.phase === 'rollout' && instance.refusal === null) {
         must(account.limit === capacity, () => `I7: ${id} serves ${capacity}, but its limit is ${account.limit}`)
       }
+      if (instance.refusal !== null) continue
       const room = snapshot.matches('serving') ? capacity - held : open && held === 0 ? 1 : 0
       free += room
     }

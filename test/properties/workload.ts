@@ -10,6 +10,7 @@ import { createSupervisor, type Supervisor } from '../../src/supervisor.ts'
 import { createRandom } from '../../src/testing/random.ts'
 import { type SimulatedServer, simulateServer } from '../../src/testing/simulated-fleet.ts'
 import { createVirtualClock, type VirtualClock } from '../../src/testing/virtual-clock.ts'
+import { faultyEngine, faultyPolicy, moodyMachine } from './faults.ts'
 import { watchInvariants } from './invariants.ts'
 
 export interface Life {
@@ -45,6 +46,7 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
 
   const servers = new Map<string, SimulatedServer>()
   const chunky = chance(0.7)
+  const unlucky = chance(0.3) ? 0.1 : 0
   function server() {
     const id = `s${servers.size}`
     const made = simulateServer(clock, {
@@ -54,7 +56,8 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
       ...(chunky ? { chunkTokens: between(1, 6) } : {}),
     })
     servers.set(id, made)
-    return { id, url: made.url, engine: made.engine, weight: pick([1, 1, 2])! }
+    const engine = unlucky === 0 ? made.engine : faultyEngine(made.engine, random, unlucky)
+    return { id, url: made.url, engine, weight: pick([1, 1, 2])! }
   }
   const maybe = (probability: number, low: number, high: number): number | undefined =>
     chance(probability) ? between(low, high) : undefined
@@ -68,7 +71,10 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
   )
   const supervisor = createSupervisor({
     instances: Array.from({ length: between(1, 4) }, server),
-    policy: pick(['least-request', 'least-request', 'round-robin', { name: 'round-robin', strict: true }] as const)!,
+    policy: chance(0.1)
+      ? faultyPolicy(random)
+      : pick(['least-request', 'least-request', 'round-robin', { name: 'round-robin', strict: true }] as const)!,
+    ...(chance(0.1) ? { instanceMachine: moodyMachine(random) } : {}),
     timeouts,
     breaker: { failures: between(1, 3), resetMs: 50, maxResetMs: 400 },
     retry: { attempts: between(2, 6) },
@@ -80,6 +86,7 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
   const invariants = watchInvariants(supervisor, run, servers)
   atRest = invariants.atRest
 
+  let healing = false
   let submitted = 0
   let version = between(0, 3)
   const rollouts: Rollout[] = []
@@ -131,6 +138,22 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
   async function advance(ms: number): Promise<void> {
     await clock.advance(ms)
   }
+  /** Acts from inside events, as a user's subscriber may. */
+  function meddle(): void {
+    const action = pick([
+      () => pick(rollouts)?.cancel(),
+      submit,
+      trySubmit,
+      () => quietly(supervisor.resume()),
+      () => leave(() => null),
+    ])!
+    const which = pick(['sample.placed', 'sample.ended', 'sample.released', 'sample.queued', 'instance.left'])
+    const subscription = supervisor.events$.subscribe((event) => {
+      if (event.type !== which) return
+      subscription.unsubscribe()
+      if (!run.closing && !healing) action()
+    })
+  }
   function leave(deadline: () => { timeoutMs?: number } | null): void {
     const id = pick(members())
     if (id === undefined) return
@@ -181,6 +204,7 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
     [1, () => pick([...servers.values()])!.freeze()],
     [2, () => pick([...servers.values()])!.thaw()],
     [1, update],
+    [2, meddle],
     [2, read],
     [1, stopReading],
   ]
@@ -213,6 +237,7 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
 
   /** Lets everything end by itself on a fleet that works again. */
   async function heal(): Promise<void> {
+    healing = true
     for (const each of servers.values()) {
       revive(each)
       each.thaw()

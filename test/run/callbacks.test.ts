@@ -80,3 +80,38 @@ test('a task submitted when another one expires has a deadline of its own, and n
   await clock.run(supervisor.drainAll())
   expect(await closeSimulation(simulation)).toBe(0)
 })
+
+test('a run that is closed as a group is queued ends every sample of the group once (I2)', async () => {
+  const simulation = await startSimulation([{ capacity: 1 }])
+  const { clock, supervisor } = simulation
+  const ended: string[] = []
+  let closed: Promise<void> | null = null
+  supervisor.completions$.subscribe(({ id }) => ended.push(id))
+  supervisor.events$.subscribe((event) => {
+    if (event.type === 'sample.queued') closed ??= supervisor.close()
+  })
+  const rollout = supervisor.submit({ id: 'group', prompt: [1, 5], samples: 3 })
+  await clock.run(closed!)
+  expect(ended).toEqual(['group/0', 'group/1', 'group/2'])
+  expect((await rollout.result).missing.length).toBe(3)
+  const { waiting, running } = supervisor.getSnapshot().conservation
+  expect([waiting, running, clock.pending]).toEqual([0, 0, 0])
+})
+
+test('a group is in line before anybody is told of it: what they submit comes after it (D15)', async () => {
+  const simulation = await startSimulation([{ capacity: 1 }])
+  const { clock, supervisor } = simulation
+  const placed: string[] = []
+  let next = true
+  supervisor.events$.subscribe((event) => {
+    if (event.type === 'sample.placed') placed.push(`${event.taskId}/${event.sample}`)
+    if (event.type === 'sample.queued' && next) {
+      next = false
+      supervisor.submit({ id: 'second', prompt: [1, 5] })
+    }
+  })
+  supervisor.submit({ id: 'first', prompt: [1, 5], samples: 3 })
+  await clock.run(supervisor.drainAll())
+  expect(placed).toEqual(['first/0', 'first/1', 'first/2', 'second/0'])
+  expect(await closeSimulation(simulation)).toBe(0)
+})

@@ -1,0 +1,82 @@
+/**
+ * Engines, policies and machines that misbehave, by a seeded choice: what a user's own code or a bad server would do.
+ */
+import { instanceMachine } from '../../machines/index.ts'
+import { type DriverFactory, type PlacementPolicy, RolloutError, type RolloutErrorCode } from '../../src/index.ts'
+import { roundRobin } from '../../src/scheduling/round-robin.ts'
+import type { Random } from '../../src/testing/random.ts'
+
+const CODES: readonly RolloutErrorCode[] = ['BUSY', 'ENGINE_ERROR', 'INSTANCE_FAULT', 'REQUEST_REJECTED', 'TRANSPORT']
+
+/** Refuses some requests, cuts some streams, ends some by an abort from outside, and throws what is no RolloutError. */
+export function faultyEngine(engine: DriverFactory, random: Random, rate: number): DriverFactory {
+  const unlucky = (): boolean => random.next() < rate
+  const failure = (): Error => {
+    const code = CODES[random.int(CODES.length)]!
+    return random.int(6) === 0 ? new TypeError('a bug of the driver') : new RolloutError(code, 'an unlucky request')
+  }
+  return (options) => {
+    const driver = engine(options)
+    return {
+      ...driver,
+      async *generate(request, signal) {
+        if (unlucky()) throw failure()
+        const cut = unlucky() ? random.int(3) : -1
+        const stop = unlucky() ? random.int(3) : -1
+        const socket = new AbortController()
+        const close = (): void => socket.abort()
+        signal.addEventListener('abort', close, { once: true })
+        let chunks = 0
+        try {
+          for await (const chunk of driver.generate(request, socket.signal)) {
+            yield chunk
+            if (chunk.finishReason !== null) return
+            if (chunks === cut) throw failure()
+            if (chunks === stop) await driver.abort(request.requestId).catch(() => {})
+            chunks++
+          }
+        } finally {
+          signal.removeEventListener('abort', close)
+          socket.abort()
+        }
+      },
+    }
+  }
+}
+
+/** Right most of the time; else it throws, or names an instance that is full or unknown. */
+export function faultyPolicy(random: Random): PlacementPolicy {
+  const inner = roundRobin()
+  const ids = new Set<string>(['nobody'])
+  const mayThrow = (): void => {
+    if (random.int(20) === 0) throw new Error('a bug of the policy')
+  }
+  return {
+    name: 'faulty',
+    add(instance) {
+      inner.add(instance)
+      ids.add(instance.id)
+      mayThrow()
+    },
+    remove(id) {
+      inner.remove(id)
+      ids.delete(id)
+      mayThrow()
+    },
+    changed(instance) {
+      inner.changed(instance)
+      mayThrow()
+    },
+    pick(sample) {
+      mayThrow()
+      return random.int(5) === 0 ? [...ids][random.int(ids.size)]! : inner.pick(sample)
+    },
+  }
+}
+
+/** An instance machine of the user's own, whose guard refuses now and then. */
+export function moodyMachine(random: Random): typeof instanceMachine {
+  return instanceMachine.provide({
+    guards: { takesWork: ({ context }) => context.leases < context.capacity && random.int(4) > 0 },
+  })
+}
