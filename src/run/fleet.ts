@@ -5,7 +5,7 @@
 import { messageOf, RolloutError } from '../errors.ts'
 import type { CheckedInstance } from '../options.ts'
 import { waitAgain } from './again.ts'
-import { bringUpToDate } from './bring.ts'
+import { bringUpToDate, isBehind } from './bring.ts'
 import { detach } from './detach.ts'
 import { blame, forgetRefusal } from './health.ts'
 import { type Instance, isMember, type Run } from './run.ts'
@@ -46,6 +46,8 @@ export function join(run: Run, specs: readonly CheckedInstance[]): Instance[] {
       totals: { placed: 0, completed: 0, failed: 0, interrupted: 0, tokens: 0, waitedMs: 0 },
       loading: Promise.resolve(),
       probe: null,
+      heardAt: Number.NEGATIVE_INFINITY,
+      watchdog: null,
       refusal: null,
       fault: null,
       onLeft: [],
@@ -59,10 +61,16 @@ export function join(run: Run, specs: readonly CheckedInstance[]): Instance[] {
 
 function listen(run: Run, instance: Instance): void {
   const { actor, id } = instance
+  instance.driver.onHangUp?.(() => {
+    instance.heardAt = Number.NEGATIVE_INFINITY
+  })
   actor.on('opened', ({ limit }) => {
     forgetRefusal(run, instance)
     run.ledger.setLimit(id, limit)
     tellState(run, instance)
+    // Back with the weights of before an update that it was away for.
+    if (isBehind(run, instance) && !run.actor.getSnapshot().matches('weightUpdate'))
+      actor.send({ type: 'weights.lost' })
     // The machine is in the middle of its transition: asked now whether it takes work, it would answer only later.
     queueMicrotask(() => wake(run, 'instance.opened'))
   })
@@ -118,6 +126,7 @@ export async function probe(run: Run, instance: Instance): Promise<void> {
       if (!isMember(run, instance)) return
     }
     instance.probe = found
+    instance.heardAt = run.clock.now()
     instance.fault = null
     learnVocabulary(run)
     const capacity = spec.capacity ?? found.capacity ?? DEFAULT_CAPACITY[found.engine] ?? DEFAULT_CAPACITY_OTHERS

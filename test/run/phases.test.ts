@@ -2,6 +2,7 @@
  * Weight updates, pauses and the end of a run, where they meet each other and instances that come and go.
  */
 import { expect, test } from 'vitest'
+import { type DriverFactory, RolloutError } from '../../src/index.ts'
 import { simulateServer } from '../../src/testing/simulated-fleet.ts'
 import { closeSimulation, simulate, startSimulation } from '../simulate.ts'
 
@@ -43,6 +44,36 @@ test('an instance on trial is updated before it has more work (I9)', async () =>
   const { completions } = await clock.run(supervisor.submit({ prompt: [2, 5], samples: 6 }).result)
   for (const { versions } of completions) expect(versions).toEqual([{ version: 1, start: 0, end: 5 }])
   expect(b.weightVersion).toBe('1')
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test('an instance that its old work recovers after an update is updated first (I9)', async () => {
+  const simulation = await startSimulation([], { minInstances: 0, breaker: { failures: 1, resetMs: 60_000 } })
+  const { clock, supervisor } = simulation
+  const server = simulateServer(clock, { id: 'a', capacity: 2 })
+  const engine: DriverFactory = (options) => {
+    const driver = server.engine(options)
+    const generate: typeof driver.generate = (request, signal) => {
+      if (request.prompt[0] === 99) throw new RolloutError('ENGINE_ERROR', 'this prompt is unlucky')
+      return driver.generate(request, signal)
+    }
+    return { ...driver, generate }
+  }
+  supervisor.add({ id: 'a', url: server.url, engine })
+  await clock.settle()
+  const old = supervisor.submit({ prompt: [1, 50] })
+  const unlucky = supervisor.submit({ prompt: [99, 5] })
+  await clock.advance(10)
+  expect(supervisor.getSnapshot().instances[0]!.state).toBe('unhealthy.open')
+  const other = simulateServer(clock, { id: 'b', capacity: 1 })
+  supervisor.add({ id: 'b', url: other.url, engine: other.engine })
+  await clock.settle()
+  unlucky.cancel()
+  await clock.run(supervisor.updateWeights({ version: 1, path: '/w/1' }))
+  await clock.run(old.result)
+  const { completions } = await clock.run(supervisor.submit({ prompt: [2, 5], samples: 6 }).result)
+  expect(new Set(completions.map(({ segments }) => segments[0]!.instance))).toEqual(new Set(['a', 'b']))
+  for (const { versions } of completions) expect(versions).toEqual([{ version: 1, start: 0, end: 5 }])
   expect(await closeSimulation(simulation)).toBe(0)
 })
 
