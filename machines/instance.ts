@@ -52,6 +52,10 @@ export type InstanceMachineEvent =
   | { readonly type: 'lease.granted' }
   | { readonly type: 'lease.released'; readonly outcome: LeaseOutcome }
   | { readonly type: 'capacity.changed'; readonly capacity: number }
+  /** A broken stream or a long silence: ask it before it gets more work. */
+  | { readonly type: 'server.suspected' }
+  /** It answers, but its generations stand still. */
+  | { readonly type: 'server.stalled' }
   | { readonly type: 'gate.closed' }
   | { readonly type: 'gate.opened' }
   | { readonly type: 'weights.loaded'; readonly weightVersion: string | null }
@@ -73,7 +77,7 @@ export type InstanceEmitted =
 /** Longest delay that a Node timer keeps (2^31 - 1 ms, 24.8 days): stands for "no deadline". */
 const NO_DEADLINE_MS = 2_147_483_647
 
-/** One inference server: connecting, serving (idle, busy, saturated), stale, paused, unhealthy (open, probing, trial), draining, stopped. */
+/** One inference server: connecting, serving (idle, busy, saturated), suspected, stale, paused, unhealthy (open, probing, trial), draining, stopped. */
 export const instanceMachine = setup({
   types: {
     context: {} as InstanceContext,
@@ -159,11 +163,13 @@ export const instanceMachine = setup({
       },
     },
     serving: {
-      entry: ['recover', 'announceOpen'],
+      entry: 'announceOpen',
       exit: 'announceClosed',
       initial: 'settling',
       on: {
         'gate.closed': { target: 'paused' },
+        'server.suspected': { target: 'suspected' },
+        'server.stalled': { target: 'unhealthy' },
         'weights.lost': { target: 'stale' },
         'weights.loaded': { actions: 'relabel' },
         'capacity.changed': { target: '.settling', actions: ['resize', 'announceOpen'] },
@@ -205,11 +211,28 @@ export const instanceMachine = setup({
         },
       },
     },
+    /** Something speaks against it: it gets no more work until it has answered. */
+    suspected: {
+      entry: 'askForProbe',
+      on: {
+        'probe.succeeded': [
+          { guard: 'hasCurrentWeights', target: 'serving', actions: 'learn' },
+          { target: 'stale', actions: 'learn' },
+        ],
+        'probe.failed': { target: 'unhealthy' },
+        'server.stalled': { target: 'unhealthy' },
+        'weights.lost': { target: 'stale' },
+        'lease.released': [{ guard: 'failsTooOften', target: 'unhealthy', actions: 'give' }, { actions: 'give' }],
+      },
+    },
     /** Answers, but has weights that the supervisor did not put there. */
     stale: {
       entry: 'askForWeights',
       on: {
-        'weights.loaded': { target: 'serving', actions: 'relabel' },
+        'weights.loaded': [
+          { guard: 'wasOnTrial', target: 'unhealthy.trial', actions: 'relabel' },
+          { target: 'serving', actions: 'relabel' },
+        ],
         'probe.failed': { target: 'unhealthy' },
       },
     },
@@ -227,7 +250,10 @@ export const instanceMachine = setup({
     unhealthy: {
       initial: 'open',
       on: {
-        'lease.released': [{ guard: 'hasSucceeded', target: 'serving', actions: 'give' }, { actions: 'give' }],
+        'lease.released': [
+          { guard: 'hasSucceeded', target: 'serving', actions: ['give', 'recover'] },
+          { actions: 'give' },
+        ],
       },
       states: {
         open: {
@@ -250,11 +276,12 @@ export const instanceMachine = setup({
           on: {
             'lease.granted': { guard: and(['takesWork', 'isEmpty']), actions: 'take' },
             'lease.released': [
-              { guard: 'hasSucceeded', target: '#instance.serving', actions: 'give' },
+              { guard: 'hasSucceeded', target: '#instance.serving', actions: ['give', 'recover'] },
               { guard: 'hasFailed', target: 'open', actions: 'give' },
               { actions: 'give' },
             ],
             'gate.closed': { target: '#instance.paused' },
+            'server.stalled': { target: 'open' },
             'weights.lost': { target: '#instance.stale' },
             'weights.loaded': { actions: 'relabel' },
           },

@@ -28,6 +28,7 @@ const TABLE = {
   WAIT_TIMEOUT: { retryable: true, means: 'the sample got no slot within waitMs' },
   FIRST_TOKEN_TIMEOUT: { retryable: true, means: 'an attempt yielded no token within firstTokenMs' },
   PROGRESS_TIMEOUT: { retryable: true, means: 'an attempt stood still for progressMs' },
+  STALLED: { retryable: true, means: 'a server answers, but its generations stand still' },
   TOTAL_TIMEOUT: { retryable: true, means: 'the sample held slots for longer than totalMs' },
   CANCELLED: { retryable: false, means: 'the caller cancelled the task' },
   UPDATE_FAILED: { retryable: true, means: 'a weight update failed on too many instances' },

@@ -12,6 +12,7 @@ import { isRecord, type Problem, problemList, type Report, rejectUnknownKeys, sh
 import { isPolicy, type PolicyOption, policyNames } from './scheduling/policies.ts'
 import { type Logger, quietLogger } from './telemetry/logger.ts'
 
+/** One server of the fleet. */
 export interface InstanceOptions {
   /** Base URL of the server, `http://host:port` with an optional path. */
   readonly url: string
@@ -29,6 +30,7 @@ export interface InstanceOptions {
   readonly vocabularySize?: number
 }
 
+/** Deadlines in milliseconds. */
 export interface TimeoutOptions {
   /** Until a sample gets its first slot; then it ends as `expired`. */
   readonly waitMs?: number
@@ -40,6 +42,7 @@ export interface TimeoutOptions {
   readonly totalMs?: number
 }
 
+/** Options of createSupervisor. */
 export interface SupervisorOptions {
   /** The fleet to start with. More can be added later. @default [] */
   readonly instances?: readonly InstanceOptions[]
@@ -51,6 +54,8 @@ export interface SupervisorOptions {
   readonly retry?: { readonly attempts?: number }
   /** When to stop sending work to a failing server. @default { failures: 3, resetMs: 1000, maxResetMs: 60000 } */
   readonly breaker?: { readonly failures?: number; readonly resetMs?: number; readonly maxResetMs?: number }
+  /** A server whose streams and own counters stand still for so long, in milliseconds, loses its samples to others. @default 60000 */
+  readonly watchdogMs?: number
   /** With fewer instances able to work, `start` and weight updates fail as a whole. @default 1 */
   readonly minInstances?: number
   /** Any logger with pino's methods. Silent by default. */
@@ -82,6 +87,7 @@ export interface CheckedOptions {
   readonly timeouts: { readonly [K in keyof TimeoutOptions]-?: number | null }
   readonly attempts: number
   readonly breaker: { readonly failures: number; readonly resetMs: number; readonly maxResetMs: number }
+  readonly watchdogMs: number
   readonly minInstances: number
   readonly logger: Logger
   readonly inspect: SupervisorOptions['inspect']
@@ -96,6 +102,7 @@ const OPTION_KEYS: readonly (keyof SupervisorOptions)[] = [
   'timeouts',
   'retry',
   'breaker',
+  'watchdogMs',
   'minInstances',
   'logger',
   'inspect',
@@ -166,6 +173,13 @@ export function checkOptions(options: SupervisorOptions): CheckedOptions {
         60_000,
       ),
     },
+    watchdogMs: checkNumber(
+      report,
+      'watchdogMs',
+      given.watchdogMs,
+      { min: 0, max: MAX_TIMER_MS, exclusive: true },
+      60_000,
+    ),
     minInstances: checkInteger(report, 'minInstances', given.minInstances, { min: 0 }, 1),
     logger: checkLogger(given.logger, report),
     inspect: checkInspect(given.inspect, report),

@@ -43,6 +43,8 @@ export interface Probe {
 export interface Load {
   readonly running: number
   readonly waiting: number
+  /** Tokens generated since it started, where it counts them: tells a slow server from one that stands still. */
+  readonly generatedTokens?: number
 }
 
 /** One sequence to generate. */
@@ -101,6 +103,8 @@ export interface EngineDriver {
   updateWeights(update: WeightUpdate, signal?: AbortSignal): Promise<void>
   /** Text or chat to token ids, by the server's own tokenizer, where it has a route for it. */
   tokenize?(prompt: string | readonly ChatMessage[], signal?: AbortSignal): Promise<number[]>
+  /** Calls back whenever a connection ends that no request of ours ended: the server may have gone. */
+  onHangUp?(listener: () => void): void
   close(): Promise<void>
 }
 

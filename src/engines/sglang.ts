@@ -79,6 +79,7 @@ export function createSglangDriver(options: DriverOptions): EngineDriver {
       const body = generateBody(request, deltas)
       return chunkStream({ transport, clock, path: '/generate', body, signal, decoder: sglangDecoder(peer, deltas) })
     },
+    onHangUp: (listener) => transport.onHangUp(listener),
     async abort(requestId, signal) {
       const reply = await post('/abort_request', { rid: requestId }, signal)
       if (reply.status !== 200) throw statusFault(peer, reply.what, reply.status, reply.headers, reply.text)

@@ -32,6 +32,7 @@ export interface Transport {
   call(call: Call): Promise<Reply>
   /** One streamed POST of a JSON text. */
   open(path: string, body: string, events: ExchangeEvents): Exchange
+  onHangUp(listener: () => void): void
   close(): Promise<void>
 }
 
@@ -116,6 +117,10 @@ export function createTransport({ id, url, apiKey, clock }: DriverOptions): Tran
     },
     open(path, body, events) {
       return exchange(streams, { method: 'POST', path: prefix + path, headers: json, body }, events)
+    },
+    onHangUp(listener) {
+      streams.pool.on('disconnect', listener)
+      control.pool.on('disconnect', listener)
     },
     async close() {
       const closed = fault('CLOSED', peer, 'the driver was closed')

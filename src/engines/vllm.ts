@@ -86,6 +86,7 @@ export function createVllmDriver(options: DriverOptions): EngineDriver {
         `POST /tokenize: expected a list of token ids, found ${typeof tokens}; update the server, or send token ids`,
       )
     },
+    onHangUp: (listener) => transport.onHangUp(listener),
     close: () => transport.close(),
   }
 }

@@ -15,6 +15,7 @@ export interface Account {
   readonly limit: number
   readonly running: number
   readonly lastGranted: number
+  readonly failures: number
 }
 
 export interface Lease {
@@ -28,6 +29,8 @@ export interface Ledger {
   /** Closes the books of an instance. Its leases stay valid until each is released. */
   remove(id: string): void
   setLimit(id: string, limit: number): void
+  /** Failures in a row: they weigh like requests that run there (D2). */
+  setFailures(id: string, failures: number): void
   get(id: string): Account | undefined
   /** Takes one slot. Throws when there is none: callers pick an instance with room first. */
   grant(id: string): Lease
@@ -43,6 +46,7 @@ interface Books extends Account {
   limit: number
   running: number
   lastGranted: number
+  failures: number
   listed: boolean
 }
 
@@ -98,7 +102,7 @@ export function createLedger(changed: (account: Account) => void): Ledger {
 
   return {
     add(id, weight) {
-      const books: Books = { id, weight, limit: 0, running: 0, lastGranted: 0, listed: true }
+      const books: Books = { id, weight, limit: 0, running: 0, lastGranted: 0, failures: 0, listed: true }
       accounts.set(id, books)
       return books
     },
@@ -112,6 +116,12 @@ export function createLedger(changed: (account: Account) => void): Ledger {
     setLimit(id, limit) {
       const books = accounts.get(id)
       if (books !== undefined && books.limit !== limit) change(books, 0, limit)
+    },
+    setFailures(id, failures) {
+      const books = accounts.get(id)
+      if (books === undefined || books.failures === failures) return
+      books.failures = failures
+      changed(books)
     },
     get: (id) => accounts.get(id),
     grant(id) {

@@ -17,11 +17,12 @@ import { segmentSeed } from '../scheduling/seed.ts'
 import { exhaust, waitAgain } from './again.ts'
 import { confirmEnded } from './detach.ts'
 import { askAgain, blame } from './health.ts'
-import type { Attempt, Instance, Run } from './run.ts'
+import { type Attempt, type Instance, isMember, type Run } from './run.ts'
 import { part } from './segment.ts'
 import { settle } from './settle.ts'
 import { wake } from './wake.ts'
 import { watch } from './watch.ts'
+import { guard, unguard } from './watchdog.ts'
 
 /** Wide enough for 10^13 attempts: fixed width keeps ids from being prefixes of one another (F11). */
 const REQUEST_DIGITS = 13
@@ -48,6 +49,7 @@ export function openAttempt(run: Run, sample: Sample, instance: Instance, lease:
   run.attempts.set(sample, attempt)
   instance.attempts.add(attempt)
   watch(run, attempt)
+  guard(run, instance)
   return attempt
 }
 
@@ -119,6 +121,7 @@ function requestOf(attempt: Attempt, sample: Sample): GenerateRequest {
 function receive(run: Run, attempt: Attempt, sample: Sample, chunk: Chunk): void {
   if (chunk.tokenIds.length === 0 && chunk.text === null) return
   const now = run.clock.now()
+  attempt.instance.heardAt = now
   attempt.lastTokenAt = now
   attempt.firstTokenAt ??= now
   sample.firstTokenAt ??= now
@@ -149,6 +152,14 @@ function finish(run: Run, attempt: Attempt, sample: Sample, last: Chunk): void {
   attempt.instance.totals.completed++
   settle(run, sample, 'completed', null, finishReason)
   giveBack(run, attempt)
+  if (saysOtherWeights(run, attempt, last) && isMember(run, attempt.instance))
+    attempt.instance.actor.send({ type: 'weights.lost' })
+}
+
+/** A server that restarted between two requests is found by what its answer is stamped with. */
+function saysOtherWeights(run: Run, attempt: Attempt, last: Chunk): boolean {
+  const label = last.versions?.at(-1)?.version
+  return label !== undefined && run.version !== null && attempt.version === run.version && label !== String(run.version)
 }
 
 /** Somebody else ended it at the engine: it resumes. With no new token it counts as fruitless, or it could go on for ever. */
@@ -202,12 +213,16 @@ function fail(run: Run, attempt: Attempt, sample: Sample, error: RolloutError): 
 function giveBack(run: Run, attempt: Attempt): void {
   const { instance, lease, owner } = attempt
   instance.attempts.delete(attempt)
+  unguard(run, instance)
   run.clock.clearTimeout(attempt.watch)
   run.ledger.release(lease)
   // The machine of an instance that has left has ended before its last leases.
-  if (run.instances.get(instance.id) === instance)
-    if (run.instances.get(instance.id) === instance)
-      instance.actor.send({ type: 'lease.released', outcome: attempt.outcome })
+  if (isMember(run, instance)) {
+    instance.actor.send({ type: 'lease.released', outcome: attempt.outcome })
+    run.ledger.setFailures(instance.id, instance.actor.getSnapshot().context.failures)
+    // With its last lease a draining instance has left.
+    if (attempt.outcome === 'failed' && isMember(run, instance)) instance.actor.send({ type: 'server.suspected' })
+  }
   if (run.hub.listens(owner.task)) {
     const { task, index } = owner
     run.hub.tell(

@@ -8,7 +8,7 @@ import { type Sample, tokenCount } from '../rollout/sample.ts'
 import type { WaitReason } from '../telemetry/events.ts'
 import { drive, openAttempt } from './attempt.ts'
 import { setAside } from './health.ts'
-import type { Instance, Run } from './run.ts'
+import { can, type Instance, type Run } from './run.ts'
 import { settle } from './settle.ts'
 import { count, metSlot } from './waitlist.ts'
 
@@ -28,6 +28,8 @@ export function place(run: Run): void {
     const instance = run.instances.get(id)!
     if (!fits(sample, instance)) {
       settle(run, sample, 'failed', outsideVocabulary(sample, instance))
+    } else if (needsAsking(run, instance)) {
+      instance.actor.send({ type: 'server.suspected' })
     } else if (takes(instance)) {
       grant(run, sample, instance)
     } else {
@@ -63,6 +65,18 @@ function outsideVocabulary(sample: Sample, instance: Instance): RolloutError {
     { instance: instance.id },
   )
 }
+
+/**
+ * In a versioned fleet a server that has been silent for a while, or hung up, may have restarted with other weights: it is asked
+ * before it gets work (F1). One that is generating for us has not.
+ */
+function needsAsking(run: Run, instance: Instance): boolean {
+  if (run.version === null || instance.attempts.size > 0 || can(instance).versions === 'none') return false
+  return run.clock.now() - instance.heardAt > SILENCE_MS
+}
+
+/** No server was seen to restart faster. */
+const SILENCE_MS = 5_000
 
 /** Asks the instance's machine, which alone decides whether its server takes work. */
 function takes(instance: Instance): boolean {

@@ -56,6 +56,10 @@ export interface Instance {
   /** Settles when the last load of weights there has ended. */
   loading: Promise<unknown>
   probe: Probe | null
+  /** When it last answered or sent tokens; -Infinity after it hung up. */
+  heardAt: number
+  /** Timer of its watchdog, while attempts run there. */
+  watchdog: unknown
   /** Timer after which a machine that refused is asked again; its limit is kept meanwhile. */
   refusal: { readonly timer: unknown; readonly limit: number } | null
   fault: Error | null

@@ -1,6 +1,7 @@
 /**
  * least-request: the instance with the smallest (running + 1) / (limit * weight), ties to the least recently used
- * (decision 12, A1, D8, D22).
+ * (decision 12, A1, D8, D22). Failures in a row count like requests that run there, so that a server which fails fast does not
+ * draw work by always being empty (D2).
  *
  * A knockout tournament in flat arrays, which stay in the processor's cache where a heap of objects does not:
  *
@@ -39,7 +40,9 @@ export function leastRequest(): PlacementPolicy {
     }
   }
   function read(slot: number, instance: InstanceLoad): void {
-    score[slot] = hasRoom(instance) ? (instance.running + 1) / (instance.limit * instance.weight) : NO_ROOM
+    score[slot] = hasRoom(instance)
+      ? (instance.running + 1 + instance.failures) / (instance.limit * instance.weight)
+      : NO_ROOM
     lastGranted[slot] = instance.lastGranted
     replay(slot)
   }

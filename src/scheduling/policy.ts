@@ -14,6 +14,8 @@ export interface InstanceLoad {
   readonly weight: number
   /** Grows with each grant: smaller means longer unused. */
   readonly lastGranted: number
+  /** Failures of the server in a row; 0 while it works. */
+  readonly failures: number
 }
 
 /** What a policy may know of a sample: never its prompt. */

@@ -21,6 +21,7 @@ function wire() {
       sink = to
       return { pause: () => log.push('pause'), resume: () => log.push('resume'), abort: () => log.push('abort') }
     },
+    onHangUp: () => {},
     close: () => Promise.resolve(),
   }
   const read = async (...list: string[]) => {

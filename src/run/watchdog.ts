@@ -1,0 +1,76 @@
+/**
+ * Finds servers that answer but generate nothing (F6, decision 18): when all streams of an instance and its own counters have stood
+ * still for watchdogMs, its circuit opens and its samples go on elsewhere. It is about servers, not about streams: one stream that
+ * moves is enough. One timer an instance, while attempts run there.
+ */
+import { RolloutError } from '../errors.ts'
+import { exhaust, waitAgain } from './again.ts'
+import { detach } from './detach.ts'
+import { blame } from './health.ts'
+import { can, type Instance, isMember, type Run } from './run.ts'
+import { wake } from './wake.ts'
+
+/** Sets the watchdog on an instance that has work. */
+export function guard(run: Run, instance: Instance): void {
+  if (instance.watchdog === null) arm(run, instance, run.options.watchdogMs, null)
+}
+
+/** Calls it off when the last attempt there has ended. */
+export function unguard(run: Run, instance: Instance): void {
+  if (instance.attempts.size > 0) return
+  run.clock.clearTimeout(instance.watchdog)
+  instance.watchdog = null
+}
+
+function arm(run: Run, instance: Instance, delayMs: number, counted: number | null): void {
+  instance.watchdog = run.clock.setTimeout(() => void look(run, instance, counted), delayMs)
+}
+
+/** `counted` is what the server's own counter said when its streams first stood still. */
+async function look(run: Run, instance: Instance, counted: number | null): Promise<void> {
+  const { watchdogMs } = run.options
+  const quietMs = run.clock.now() - lastSign(instance)
+  if (quietMs < watchdogMs) {
+    arm(run, instance, watchdogMs - quietMs, null)
+    return
+  }
+  const counter = await generated(instance)
+  if (instance.attempts.size === 0 || !isMember(run, instance)) return
+  // A moving counter: it works on something, and has not sent it yet. A paused server stands still by order.
+  const moves = counter !== null && counter !== counted
+  if (moves || instance.actor.getSnapshot().matches('paused')) arm(run, instance, watchdogMs, counter)
+  else stalled(run, instance)
+}
+
+/** When anything of the attempts there last moved: a token, or a beginning. */
+function lastSign(instance: Instance): number {
+  let last = Number.NEGATIVE_INFINITY
+  for (const { lastTokenAt } of instance.attempts) last = Math.max(last, lastTokenAt)
+  return last
+}
+
+async function generated(instance: Instance): Promise<number | null> {
+  if (!can(instance).loadReport) return null
+  try {
+    return (await instance.driver.load()).generatedTokens ?? null
+  } catch {
+    return null
+  }
+}
+
+function stalled(run: Run, instance: Instance): void {
+  const { watchdogMs, attempts: allowed } = run.options
+  const text = `instance ${instance.id} answers, but ${instance.attempts.size} generations there have stood still for ${watchdogMs} ms; restart the server`
+  const error = new RolloutError('STALLED', text, { instance: instance.id })
+  instance.watchdog = null
+  blame(run, instance, error)
+  instance.actor.send({ type: 'server.stalled' })
+  for (const attempt of [...instance.attempts]) {
+    const { sample } = attempt
+    if (sample === null) continue
+    detach(run, attempt, 'timedOut', 'failed')
+    if (sample.fruitless >= allowed) exhaust(run, sample, error)
+    else waitAgain(run, attempt, sample, 'retry')
+  }
+  wake(run, 'queue.changed')
+}
