@@ -15,6 +15,14 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     about: 'train a tiny policy on an embedded fleet, end to end, in about half a minute',
     load: async () => (await import('./demo.ts')).demo,
   },
+  run: {
+    about: 'prompts.jsonl to completions.jsonl over a fleet; goes on where it stopped',
+    load: async () => (await import('./run.ts')).run,
+  },
+  doctor: {
+    about: 'what servers are: engine, version, capacity, what works, what to change',
+    load: async () => (await import('./doctor.ts')).doctor,
+  },
 }
 
 const USAGE = `rollout-supervisor: places the rollouts of a reinforcement-learning trainer on a fleet of inference servers.

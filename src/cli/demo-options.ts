@@ -24,6 +24,7 @@ export interface DemoOptions {
   readonly json: boolean
   readonly quiet: boolean
   readonly noColor: boolean
+  readonly verbose: boolean
 }
 
 /** Mean reward at which the task counts as learned. */
@@ -64,7 +65,7 @@ const FLAGS = {
   json: { type: 'switch', about: 'the report as one JSON object on stdout' },
   quiet: { type: 'switch', about: 'no progress on stderr' },
   'no-color': { type: 'switch', about: 'no colours; NO_COLOR does the same' },
-  verbose: { type: 'switch', about: 'stack traces with errors' },
+  verbose: { type: 'switch', about: 'log of the supervisor on stderr, and stack traces with errors' },
   help: { type: 'switch', about: 'this text' },
 } as const satisfies Flags
 
@@ -98,6 +99,7 @@ export function readDemoOptions(args: readonly string[]): DemoOptions | null {
     json: flags.on('json'),
     quiet: flags.on('quiet'),
     noColor: flags.on('no-color'),
+    verbose: flags.on('verbose'),
   }
   if (options.strict && policy !== 'round-robin')
     throw new UsageError('--strict: expected together with --policy round-robin')

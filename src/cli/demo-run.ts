@@ -10,6 +10,7 @@ import { createDemoMeter } from './demo-meter.ts'
 import type { DemoOptions } from './demo-options.ts'
 import { type TrainedStep, type Training, train } from './demo-train.ts'
 import { createStyle, EXIT, type Io, wantsColor } from './io.ts'
+import { createLog } from './log.ts'
 import type { Progress } from './progress.ts'
 import { createReport, reportText } from './report.ts'
 
@@ -31,7 +32,7 @@ export async function runDemo(run: DemoRun): Promise<number> {
   await mkdir(options.out, { recursive: true })
   const startedAt = now()
   const weights = createTinyWeights({ seed: options.seed })
-  const fleet = await startDemoFleet(options, weights)
+  const fleet = await startDemoFleet(options, weights, createLog(options.verbose, run.progress))
   const { supervisor } = fleet
   try {
     const timeline = createTimeline({ view: () => supervisor.getSnapshot(), startedAt })

@@ -4,8 +4,9 @@
  */
 import { DEMO_HELP, type DemoOptions, readDemoOptions, TARGET_REWARD } from './demo-options.ts'
 import type { DemoStop } from './demo-train.ts'
-import { EXIT, type Io, type StopSignal, wantsColor } from './io.ts'
-import { createProgress, type Progress } from './progress.ts'
+import { EXIT, type Io, wantsColor } from './io.ts'
+import { createProgress } from './progress.ts'
+import { stopOnSignals } from './signals.ts'
 
 /** The budget when neither --steps nor --seconds says how long. */
 const BUDGET_SECONDS = 120
@@ -22,7 +23,7 @@ export async function demo(args: readonly string[], io: Io): Promise<number> {
   const progress = createProgress({ output: io.stderr, color, rewrite, quiet: options.quiet, now })
   progress.say(welcome(options))
   const stop = new AbortController()
-  const forget = stopOnSignals(io, stop, progress)
+  const forget = stopOnSignals(io, stop, progress.say)
   const budget = setTimeout(() => stop.abort('budget' satisfies DemoStop), budgetMs(options))
   try {
     const { runDemo } = await import('./demo-run.ts')
@@ -44,20 +45,4 @@ function welcome({ engines, capacity, policy, strict, slow, slowFactor, steps, o
 function budgetMs({ seconds, steps }: DemoOptions): number {
   // Timers hold at most 2^31 - 1 ms; 24 days are as good as no budget.
   return seconds === null ? (steps === null ? BUDGET_SECONDS * 1_000 : 2 ** 31 - 1) : seconds * 1_000
-}
-
-/** The first signal stops the run cleanly, the second ends the process at once. */
-function stopOnSignals(io: Io, stop: AbortController, progress: Progress): () => void {
-  let seen = false
-  const listen = (signal: StopSignal): (() => void) =>
-    io.onSignal(signal, () => {
-      if (seen) return io.exit(EXIT[signal])
-      seen = true
-      progress.say(`${signal}: stopping; once more to end at once`)
-      stop.abort(signal satisfies DemoStop)
-    })
-  const forget = [listen('SIGINT'), listen('SIGTERM')]
-  return () => {
-    for (const one of forget) one()
-  }
 }

@@ -2,10 +2,14 @@
  * What a command sees of the process: where it writes, how that looks, and which signals came. Given to commands, so that tests can look on.
  * Data goes to stdout, everything else to stderr.
  */
+import { once } from 'node:events'
+import type { Readable } from 'node:stream'
 
 /** One of the two output streams. */
 export interface Output {
   write(text: string): void
+  /** Resolves when the reader has kept up with what was written. */
+  drained(): Promise<void>
   readonly isTTY: boolean
   /** Characters in a line; read anew for every line, because windows are resized. */
   readonly columns: () => number
@@ -14,6 +18,7 @@ export interface Output {
 export interface Io {
   readonly stdout: Output
   readonly stderr: Output
+  readonly stdin: () => Readable
   readonly env: Readonly<Record<string, string | undefined>>
   /** Listens to a signal until the answer is called. */
   readonly onSignal: (signal: StopSignal, listener: () => void) => () => void
@@ -28,6 +33,11 @@ export const EXIT = { ok: 0, failed: 1, usage: 2, SIGINT: 130, SIGTERM: 143 } as
 /** A command line that cannot be used. Its message says what is allowed. */
 export class UsageError extends Error {
   override readonly name = 'UsageError'
+}
+
+/** Something outside the program stands in the way. Its message says what, and what to do. */
+export class CommandError extends Error {
+  override readonly name = 'CommandError'
 }
 
 /** Colours are for terminals, unless NO_COLOR says no or FORCE_COLOR says yes (no-color.org, force-color.org). */
@@ -51,12 +61,16 @@ const FALLBACK_COLUMNS = 100
 export function processIo(): Io {
   const output = (stream: NodeJS.WriteStream): Output => ({
     write: (text) => void stream.write(text),
+    drained: async () => {
+      if (stream.writableNeedDrain) await once(stream, 'drain')
+    },
     isTTY: stream.isTTY === true,
     columns: () => stream.columns ?? FALLBACK_COLUMNS,
   })
   return {
     stdout: output(process.stdout),
     stderr: output(process.stderr),
+    stdin: () => process.stdin,
     env: process.env,
     onSignal(signal, listener) {
       process.on(signal, listener)

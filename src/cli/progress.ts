@@ -1,7 +1,8 @@
 /**
- * The live line on stderr. On a terminal one line is rewritten; elsewhere a plain line appears now and then, so that logs stay readable.
+ * What the live line of a training run says: step, reward, samples, speed, failures, and the time that is left.
  */
-import { createStyle, type Output } from './io.ts'
+import { createStyle } from './io.ts'
+import { compact, createLiveLine, fitParts, type LiveLine, type LiveLineOptions, timeWords } from './live-line.ts'
 
 export interface ProgressState {
   readonly step: number
@@ -23,56 +24,23 @@ export interface ProgressState {
   readonly etaMs: number | null
 }
 
-/** At most ten times a second: more cannot be read. */
-const REWRITE_MS = 100
 const PLAIN_MS = 2_000
 const SPARKLINE_CELLS = 16
 const BLOCKS = '▁▂▃▄▅▆▇█'
 
-export interface Progress {
+/** A live line of a training run. */
+export interface Progress extends Omit<LiveLine, 'update'> {
   /** Shows the state, unless the last one is too fresh. */
   update(state: () => ProgressState): void
-  /** A whole line that stays, above the live one. */
-  say(words: string): void
-  /** Leaves the terminal on a line of its own. */
-  end(): void
 }
 
-export interface ProgressOptions {
-  readonly output: Output
+export interface ProgressOptions extends Omit<LiveLineOptions, 'plainMs'> {
   readonly color: boolean
-  /** A terminal that can rewrite a line. */
-  readonly rewrite: boolean
-  readonly quiet: boolean
-  readonly now: () => number
 }
 
-export function createProgress({ output, color, rewrite, quiet, now }: ProgressOptions): Progress {
-  let last = Number.NEGATIVE_INFINITY
-  let shown = false
-  const clear = (): void => {
-    if (shown) output.write('\r\u001b[2K')
-    shown = false
-  }
-  return {
-    update(state) {
-      if (quiet || now() - last < (rewrite ? REWRITE_MS : PLAIN_MS)) return
-      last = now()
-      if (!rewrite) {
-        output.write(`${progressLine(state(), { columns: Number.POSITIVE_INFINITY, color })}\n`)
-        return
-      }
-      // One column stays free: some terminals wrap when the last is written.
-      output.write(`\r\u001b[2K${progressLine(state(), { columns: output.columns() - 1, color })}`)
-      shown = true
-    },
-    say(words) {
-      if (quiet) return
-      clear()
-      output.write(`${words}\n`)
-    },
-    end: clear,
-  }
+export function createProgress({ color, ...options }: ProgressOptions): Progress {
+  const live = createLiveLine({ ...options, plainMs: PLAIN_MS })
+  return { ...live, update: (state) => live.update((columns) => progressLine(state(), { columns, color })) }
 }
 
 /** The parts that fit, most important first. */
@@ -95,15 +63,9 @@ export function progressLine(
   add(`${compact(state.tokensPerSecond)} tok/s`, style(`${compact(state.tokensPerSecond)} tok/s`, 'cyan'))
   add(`busy ${Math.round(state.utilisation * 100)} %`)
   add(`failed ${state.failed}`, state.failed > 0 ? style(`failed ${state.failed}`, 'red') : style('failed 0', 'dim'))
-  const time =
-    state.etaMs === null ? seconds(state.elapsedMs) : `${seconds(state.elapsedMs)}, about ${seconds(state.etaMs)} left`
+  const time = timeWords(state.elapsedMs, state.etaMs)
   add(time, style(time, 'dim'))
-  let width = 0
-  const fitting = parts.filter(([plain], index) => {
-    width += plain.length + (index > 0 ? 2 : 0)
-    return width <= columns
-  })
-  return fitting.map(([, styled]) => styled).join('  ')
+  return fitParts(parts, columns)
 }
 
 /** One block for each value, or for the mean of neighbours when there are more values than cells. Values run from 0 to 1. */
@@ -117,12 +79,4 @@ export function sparkline(values: readonly number[], cells: number): string {
     const mean = part.reduce((sum, value) => sum + value, 0) / part.length
     return BLOCKS[Math.min(BLOCKS.length - 1, Math.max(0, Math.floor(mean * BLOCKS.length)))]
   }).join('')
-}
-
-function compact(value: number): string {
-  return value < 10_000 ? String(Math.round(value)) : `${(value / 1_000).toFixed(1)}k`
-}
-
-function seconds(ms: number): string {
-  return `${Math.round(ms / 1_000)} s`
 }

@@ -7,49 +7,8 @@ import { join } from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
 import { runCommand } from '../../src/cli/command.ts'
 import { readDemoOptions } from '../../src/cli/demo-options.ts'
-import type { Io, StopSignal } from '../../src/cli/io.ts'
 import type { DemoReport } from '../../src/cli/report.ts'
-
-interface FakeIo extends Io {
-  out: string
-  err: string
-  readonly exits: number[]
-  readonly listeners: Map<StopSignal, () => void>
-  /** Called with every text that goes to stderr. */
-  onErr: (text: string) => void
-}
-
-function fakeIo(): FakeIo {
-  const io: FakeIo = {
-    out: '',
-    err: '',
-    exits: [],
-    listeners: new Map(),
-    onErr: () => {},
-    env: {},
-    stdout: {
-      isTTY: false,
-      columns: () => 80,
-      write: (text) => {
-        io.out += text
-      },
-    },
-    stderr: {
-      isTTY: false,
-      columns: () => 80,
-      write: (text) => {
-        io.err += text
-        io.onErr(text)
-      },
-    },
-    onSignal(signal, listener) {
-      io.listeners.set(signal, listener)
-      return () => void io.listeners.delete(signal)
-    },
-    exit: (code) => void io.exits.push(code),
-  }
-  return io
-}
+import { fakeIo } from './fake-io.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'rollout-supervisor-demo-'))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))

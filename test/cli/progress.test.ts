@@ -25,6 +25,7 @@ function output(isTTY: boolean, columns = 80): Output & { text: string } {
     text: '',
     isTTY,
     columns: () => columns,
+    drained: () => Promise.resolve(),
     write(text: string) {
       sink.text += text
     },

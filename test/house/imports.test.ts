@@ -48,7 +48,7 @@ const HOUSE: Record<Room, Rule> = {
   index: { runs: [...PARTS, 'options', 'run', 'supervisor'], types: [], packages: [] },
   testing: { runs: ['base', 'rollout', 'scheduling'], types: PARTS, packages: ['node:'] },
   gateway: { runs: ['index'], types: [], packages: ['node:'] },
-  cli: { runs: ['index', 'testing'], types: [], packages: ['node:'] },
+  cli: { runs: ['index', 'testing'], types: [], packages: ['pino', 'node:'] },
 }
 
 /** Names that reach the clock, chance, the process or the network without an import. */

@@ -1,0 +1,108 @@
+/**
+ * What `doctor` says about a server, in words: what each of its capabilities means for training, and what its absence costs.
+ */
+import type { Capabilities, Probe } from '../index.ts'
+import type { Style } from './io.ts'
+
+export interface DoctorFinding {
+  readonly url: string
+  /** Null where the server cannot be used. */
+  readonly probe: Probe | null
+  readonly fault: { readonly code: string; readonly message: string } | null
+}
+
+/** Good, or what to expect instead. */
+interface Remark {
+  readonly good: boolean
+  readonly words: string
+}
+
+const good = (words: string): Remark => ({ good: true, words })
+const bad = (words: string): Remark => ({ good: false, words })
+
+const REMARKS: { readonly [K in keyof Capabilities]: (value: Capabilities[K]) => Remark } = {
+  tokenIds: (has) =>
+    has
+      ? good('token ids in and out: an interrupted sample goes on where it was, on any server')
+      : bad('token ids in and out: an interrupted sample begins again, and completions have text only'),
+  logprobs: (basis) =>
+    basis === 'none'
+      ? bad('log-probabilities: completions have none')
+      : basis === 'sampled'
+        ? good('log-probabilities of the distribution that was sampled from')
+        : bad(
+            'log-probabilities after temperature: they are those before it (basis "raw"), the same only at temperature 1',
+          ),
+  abortById: (has) =>
+    has
+      ? good('ending one request by its id')
+      : bad('ending one request by its id: only closing its connection ends it, and its slot counts as taken a while'),
+  versions: (says) =>
+    says === 'spans'
+      ? good('the weights version of every token')
+      : says === 'label'
+        ? bad('the weights version of every token: one label for the server; tokens around an update are marked mixed')
+        : bad('weights versions: it has none, and what you say of its weights is trusted'),
+  updateWeights: (has) =>
+    has ? good('new weights while it runs') : bad('new weights while it runs: they need a restart'),
+  loadReport: (has) =>
+    has
+      ? good('a report of what it runs')
+      : bad('a report of what it runs: requests of others are not noticed before an update'),
+}
+
+/** A paragraph for each server, and a last line for all of them. */
+export function doctorText(findings: readonly DoctorFinding[], style: Style): string {
+  const usable = findings.filter(({ probe }) => probe !== null).length
+  const sum = findings.length === 1 ? [] : [style(`${usable} of ${findings.length} servers can be used`, 'bold'), '']
+  return [...findings.flatMap((finding) => [...paragraph(finding, style), '']), ...sum].join('\n')
+}
+
+function paragraph({ url, probe, fault }: DoctorFinding, style: Style): string[] {
+  if (probe === null) {
+    const [first, ...more] = (fault?.message ?? 'no answer').split('\n')
+    const head = `${style(url, 'bold')}  ${style('cannot be used', 'red')}`
+    return [head, row('fault', `${first}`), ...more.map((line) => row('', line.trim()))]
+  }
+  const remarks = remarksOn(probe)
+  const works = remarks.filter((remark) => remark.good)
+  const lacks = remarks.filter((remark) => !remark.good)
+  const known = (value: number | null, unit: string): string =>
+    value === null ? 'it does not say' : `${value.toLocaleString('en-US')} ${unit}`
+  return [
+    `${style(url, 'bold')}  ${style('can be used', 'green')}${probe.paused ? ' (paused: a run opens it)' : ''}`,
+    row('engine', `${probe.engine} ${probe.engineVersion ?? '(it does not say which version)'}`),
+    row('capacity', known(probe.capacity, 'sequences at once')),
+    row('weights', probe.weightVersion === null ? 'no version' : `version ${JSON.stringify(probe.weightVersion)}`),
+    row('vocabulary', known(probe.vocabularySize, 'token ids')),
+    row('context', known(probe.contextLength, 'tokens')),
+    ...list(
+      'works',
+      works.map(({ words }) => words),
+      (words) => style(words, 'green'),
+    ),
+    ...list(
+      'does not',
+      lacks.map(({ words }) => words),
+      (words) => style(words, 'yellow'),
+    ),
+    ...list('advice', probe.advice, (words) => style(words, 'cyan')),
+  ]
+}
+
+export function remarksOn({ capabilities }: Probe): Remark[] {
+  const on = <K extends keyof Capabilities>(name: K): Remark => REMARKS[name](capabilities[name])
+  return (Object.keys(REMARKS) as (keyof Capabilities)[]).map(on)
+}
+
+const NAME_COLUMNS = 12
+
+function row(name: string, words: string): string {
+  return `  ${name.padEnd(NAME_COLUMNS)}${words}`
+}
+
+function list(name: string, all: readonly string[], paint: (name: string) => string): string[] {
+  return all.map((words, index) =>
+    index === 0 ? `  ${paint(name)}${' '.repeat(NAME_COLUMNS - name.length)}${words}` : row('', words),
+  )
+}
