@@ -28,6 +28,10 @@ const MAX_ID_LENGTH = 200
 
 const DEFAULT_MAX_TOKENS = 1024
 
+const AT_LEAST_0 = { min: 0 }
+/** Shared by all tasks that name none: there may be a million of them waiting. */
+const NONE: readonly never[] = []
+
 const DEFAULT_SAMPLING: CheckedSampling = {
   maxTokens: DEFAULT_MAX_TOKENS,
   minTokens: 0,
@@ -35,8 +39,8 @@ const DEFAULT_SAMPLING: CheckedSampling = {
   topP: 1,
   topK: -1,
   minP: 0,
-  stop: [],
-  stopTokenIds: [],
+  stop: NONE,
+  stopTokenIds: NONE,
   ignoreEos: false,
   seed: null,
 }
@@ -125,19 +129,14 @@ function checkSampling(sampling: unknown, report: Report): CheckedSampling {
     return DEFAULT_SAMPLING
   }
   rejectUnknownKeys(sampling, SAMPLING_KEYS, 'sampling', report)
-  const at = (key: (typeof SAMPLING_KEYS)[number]): [Report, string, unknown] => [
-    report,
-    `sampling.${key}`,
-    sampling[key],
-  ]
-  const topK = checkInteger(...at('topK'), { min: -1 }, -1)
+  const topK = checkInteger(report, 'sampling.topK', sampling.topK, { min: -1 }, -1)
   const checked: CheckedSampling = {
-    maxTokens: checkInteger(...at('maxTokens'), { min: 1 }, DEFAULT_MAX_TOKENS),
-    minTokens: checkInteger(...at('minTokens'), { min: 0 }, 0),
-    temperature: checkNumber(...at('temperature'), { min: 0 }, 1),
-    topP: checkNumber(...at('topP'), { min: 0, max: 1, exclusive: true }, 1),
+    maxTokens: checkInteger(report, 'sampling.maxTokens', sampling.maxTokens, { min: 1 }, DEFAULT_MAX_TOKENS),
+    minTokens: checkInteger(report, 'sampling.minTokens', sampling.minTokens, AT_LEAST_0, 0),
+    temperature: checkNumber(report, 'sampling.temperature', sampling.temperature, AT_LEAST_0, 1),
+    topP: checkNumber(report, 'sampling.topP', sampling.topP, { min: 0, max: 1, exclusive: true }, 1),
     topK: topK === 0 ? -1 : topK,
-    minP: checkNumber(...at('minP'), { min: 0, max: 1 }, 0),
+    minP: checkNumber(report, 'sampling.minP', sampling.minP, { min: 0, max: 1 }, 0),
     stop: checkList(
       sampling.stop,
       (each) => typeof each === 'string' && each !== '',
@@ -152,8 +151,8 @@ function checkSampling(sampling: unknown, report: Report): CheckedSampling {
       'token ids',
       report,
     ),
-    ignoreEos: checkBoolean(...at('ignoreEos'), false),
-    seed: checkInteger(...at('seed'), { min: 0 }, null),
+    ignoreEos: checkBoolean(report, 'sampling.ignoreEos', sampling.ignoreEos, false),
+    seed: checkInteger(report, 'sampling.seed', sampling.seed, AT_LEAST_0, null),
   }
   if (checked.minTokens > checked.maxTokens) {
     report('sampling.minTokens', `at most maxTokens, ${checked.maxTokens}`, show(checked.minTokens))
@@ -168,8 +167,8 @@ function checkList<T>(
   what: string,
   report: Report,
 ): readonly T[] {
-  if (value === undefined) return []
+  if (value === undefined) return NONE
   if (Array.isArray(value) && value.every(fits)) return value as readonly T[]
   report(path, `an array of ${what}`, Array.isArray(value) ? show(value.find((each) => !fits(each))) : show(value))
-  return []
+  return NONE
 }

@@ -64,7 +64,8 @@ export interface Output {
 }
 
 const NO_SEGMENTS: Segment[] = []
-const FIRST_TOKENS = 64
+/** Room for the first tokens, or for all of them where fewer are asked for: most outputs then need no second buffer. */
+const FIRST_TOKENS = 256
 
 export function createSample(task: LiveTask, index: number, now: number): Sample {
   return {
@@ -91,9 +92,11 @@ export function createSample(task: LiveTask, index: number, now: number): Sample
 }
 
 export function outputOf(sample: Sample): Output {
-  sample.output ??= {
-    tokenIds: new Int32Array(FIRST_TOKENS),
-    logprobs: new Float32Array(FIRST_TOKENS),
+  if (sample.output !== null) return sample.output
+  const room = Math.min(FIRST_TOKENS, sample.task.spec.sampling.maxTokens)
+  sample.output = {
+    tokenIds: new Int32Array(room),
+    logprobs: new Float32Array(room),
     length: 0,
     hasLogprobs: true,
     basis: 'sampled',

@@ -4,8 +4,9 @@
 import { setMaxListeners } from 'node:events'
 import { messageOf, RolloutError } from '../errors.ts'
 import { checkTask } from '../rollout/check-task.ts'
+import type { Completion } from '../rollout/completion.ts'
 import type { Group } from '../rollout/group.ts'
-import { createSample, type LiveTask } from '../rollout/sample.ts'
+import { createSample, type LiveTask, type Sample } from '../rollout/sample.ts'
 import type { Task } from '../rollout/task.ts'
 import { expectSlot } from './deadline.ts'
 import { detach } from './detach.ts'
@@ -28,8 +29,9 @@ export function admit(run: Run, task: Task): LiveTask {
   const live: LiveTask = {
     id,
     spec,
-    samples: [],
-    completions: [],
+    // Of their final size: an array that grows by `push` keeps room for 16 more.
+    samples: new Array<Sample>(spec.samples),
+    completions: new Array<Completion>(spec.samples),
     ended: 0,
     started: false,
     promptTokenIds: null,
@@ -44,7 +46,7 @@ export function admit(run: Run, task: Task): LiveTask {
   run.counts.waiting += spec.samples
   for (let index = 0; index < spec.samples; index++) {
     const sample = createSample(live, index, now)
-    live.samples.push(sample)
+    live.samples[index] = sample
     if (run.options.timeouts.waitMs !== null) expectSlot(run, sample)
     enqueue(run, sample, spec.kind === 'evaluation' ? 'evaluation' : 'fresh')
   }

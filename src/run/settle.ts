@@ -77,8 +77,8 @@ function completionOf(
     outcome,
     finishReason,
     text: output?.text ?? null,
-    tokenIds: output === null ? new Int32Array(0) : output.tokenIds.slice(0, length),
-    logprobs: output?.hasLogprobs ? output.logprobs.slice(0, length) : new Float32Array(0),
+    tokenIds: output === null ? new Int32Array(0) : fitted(output.tokenIds, length),
+    logprobs: output?.hasLogprobs ? fitted(output.logprobs, length) : new Float32Array(0),
     versions: output?.spans ?? [],
     logprobBasis: output?.basis ?? 'sampled',
     segments: sample.segments,
@@ -90,4 +90,9 @@ function completionOf(
     error,
     meta: task.spec.meta,
   }
+}
+
+/** The buffer itself where it is full: the sample has ended and writes no more. */
+function fitted<T extends Int32Array | Float32Array>(buffer: T, length: number): T {
+  return buffer.length === length ? buffer : (buffer.slice(0, length) as T)
 }
