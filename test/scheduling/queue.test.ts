@@ -76,7 +76,11 @@ test('a waiter is reached without looking at the others (D14)', () => {
   let looks = 0
   for (const each of all.slice(1)) {
     const { after } = each
-    Object.defineProperty(each, 'after', { get: () => (looks++, after), set: () => {}, configurable: true })
+    const look = (): Waiter | null => {
+      looks++
+      return after
+    }
+    Object.defineProperty(each, 'after', { get: look, set: () => {}, configurable: true })
   }
   for (let time = 0; time < 100; time++) queue.peek(false)
   expect(looks).toBe(0)

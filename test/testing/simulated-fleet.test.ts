@@ -1,0 +1,127 @@
+/**
+ * The simulated servers: exact tokens at exact times, whatever interrupts them.
+ */
+import { expect, test } from 'vitest'
+import type { Chunk, GenerateRequest } from '../../src/index.ts'
+import { checkTask } from '../../src/rollout/check-task.ts'
+import { type SimulatedServerOptions, simulateServer, tokenOf } from '../../src/testing/simulated-fleet.ts'
+import { createVirtualClock } from '../../src/testing/virtual-clock.ts'
+
+function setup(options: Omit<SimulatedServerOptions, 'id'> = {}) {
+  const clock = createVirtualClock()
+  const server = simulateServer(clock, { id: 'a', ...options })
+  const driver = server.engine({ id: 'a', url: server.url, apiKey: undefined, clock })
+  let last = 0
+  function generate(prompt: readonly number[], maxTokens = 1_000) {
+    const { sampling } = checkTask({ prompt, sampling: { maxTokens } }, null)
+    const request: GenerateRequest = { requestId: `r${++last}`, prompt, sampling }
+    const controller = new AbortController()
+    const chunks: (Chunk & { at: number })[] = []
+    const ended = (async () => {
+      for await (const chunk of driver.generate(request, controller.signal)) chunks.push({ ...chunk, at: clock.now() })
+    })().catch((error: Error) => error.message)
+    return {
+      id: request.requestId,
+      chunks,
+      ended,
+      controller,
+      tokens: () => chunks.flatMap(({ tokenIds }) => tokenIds),
+    }
+  }
+  return { clock, server, driver, generate }
+}
+const expected = (key: number, from: number, until: number): number[] =>
+  Array.from({ length: until - from }, (_, index) => tokenOf(key, from + index))
+
+test('one token each tokenMs, in chunks, with spans at the end', async () => {
+  const { clock, generate } = setup({ tokenMs: 10, chunkTokens: 3, weightVersion: '4' })
+  const stream = generate([7, 8])
+  await clock.run(stream.ended)
+  expect(stream.chunks.map(({ at, tokenIds, finishReason }) => [at, tokenIds.length, finishReason])).toEqual([
+    [10, 1, null],
+    [40, 3, null],
+    [70, 3, null],
+    [80, 1, 'length'],
+  ])
+  expect(stream.tokens()).toEqual(expected(7, 0, 8))
+  expect(stream.chunks.at(-1)!.versions).toEqual([{ version: '4', start: 0, end: 8 }])
+})
+
+test('continues where the prompt ends, and stops at maxTokens', async () => {
+  const { clock, generate } = setup()
+  const stream = generate([7, 20, ...expected(7, 0, 5)], 4)
+  await clock.run(stream.ended)
+  expect(stream.tokens()).toEqual(expected(7, 5, 9))
+})
+
+test('an abort by id yields what there is, and says abort; an unknown id is no error', async () => {
+  const { clock, driver, generate, server } = setup({ tokenMs: 10 })
+  const stream = generate([7, 20])
+  await clock.advance(55)
+  await driver.abort('unknown')
+  expect(server.running).toBe(1)
+  await driver.abort(stream.id)
+  await clock.run(stream.ended)
+  expect([stream.tokens().length, stream.chunks.at(-1)!.finishReason, server.running]).toEqual([5, 'abort', 0])
+})
+
+test('a closed socket frees the slot, whether the signal aborts or the reader leaves', async () => {
+  const { clock, generate, server, driver } = setup()
+  const stream = generate([7, 20])
+  await clock.advance(55)
+  stream.controller.abort()
+  expect(server.running).toBe(0)
+  expect(await stream.ended).toBe('the socket was closed')
+  const { sampling } = checkTask({ prompt: [1] }, null)
+  const reading = (async () => {
+    for await (const _ of driver.generate({ requestId: 'x', prompt: [7, 20], sampling }, new AbortController().signal))
+      break
+  })()
+  await clock.run(reading)
+  expect([server.running, server.maxRunning, clock.pending]).toEqual([0, 1, 0])
+})
+
+test('death cuts every stream and refuses every call, until it is revived with the weights it was started with', async () => {
+  const { clock, generate, server, driver } = setup({ weightVersion: 'start' })
+  await driver.updateWeights({ version: 3, path: '/w' })
+  const stream = generate([7, 20])
+  await clock.advance(55)
+  server.die()
+  expect(await stream.ended).toMatch(/cut the stream/)
+  expect(server.running).toBe(0)
+  for (const call of [driver.probe(), driver.load(), driver.weightVersion(), driver.resume(), driver.abort('r1')])
+    await expect(call).rejects.toMatchObject({ code: 'UNREACHABLE' })
+  expect(await generate([7, 20]).ended).toMatch(/is down/)
+  server.revive()
+  expect((await driver.probe()).weightVersion).toBe('start')
+  server.revive('9')
+  expect(await driver.weightVersion()).toBe('9')
+})
+
+test('a frozen server answers and generates nothing; thawed, or revived, it goes on with no token lost', async () => {
+  for (const wake of ['thaw', 'revive'] as const) {
+    const { clock, generate, server, driver } = setup({ tokenMs: 10, chunkTokens: 2 })
+    const before = generate([7, 10])
+    await clock.advance(35)
+    server.freeze()
+    server.freeze()
+    const during = generate([8, 3])
+    await clock.advance(10_000)
+    expect([before.tokens().length, during.tokens().length]).toEqual([3, 0])
+    expect(await driver.load()).toEqual({ running: 2, waiting: 0 })
+    server[wake]()
+    server.thaw()
+    const thawedAt = clock.now()
+    await clock.run(Promise.all([before.ended, during.ended]))
+    expect(before.tokens()).toEqual(expected(7, 0, 10))
+    expect(during.tokens()).toEqual(expected(8, 0, 3))
+    expect(clock.now() - thawedAt).toBe(70)
+  }
+})
+
+test('counts what it ran at once, and all tokens it generated', async () => {
+  const { clock, generate, server } = setup()
+  const streams = [generate([1, 5]), generate([2, 5]), generate([3, 9])]
+  await clock.run(Promise.all(streams.map(({ ended }) => ended)))
+  expect([server.running, server.maxRunning, server.generated]).toEqual([0, 3, 19])
+})
