@@ -58,9 +58,13 @@ export function doctorText(findings: readonly DoctorFinding[], style: Style): st
   return [...findings.flatMap((finding) => [...paragraph(finding, style), '']), ...sum].join('\n')
 }
 
+const NO_VOCABULARY = ': set --vocabulary-size, because some engines die of a token id beyond it'
+
 function paragraph({ url, probe, fault }: DoctorFinding, style: Style): string[] {
   if (probe === null) {
-    const [first, ...more] = (fault?.message ?? 'no answer').split('\n')
+    // The url stands above.
+    const words = (fault?.message ?? 'no answer').replaceAll(/instance \S+ \(\S+\): |^\S+:\/\/\S+: /g, '')
+    const [first, ...more] = words.split('\n')
     const head = `${style(url, 'bold')}  ${style('cannot be used', 'red')}`
     return [head, row('fault', `${first}`), ...more.map((line) => row('', line.trim()))]
   }
@@ -74,7 +78,10 @@ function paragraph({ url, probe, fault }: DoctorFinding, style: Style): string[]
     row('engine', `${probe.engine} ${probe.engineVersion ?? '(it does not say which version)'}`),
     row('capacity', known(probe.capacity, 'sequences at once')),
     row('weights', probe.weightVersion === null ? 'no version' : `version ${JSON.stringify(probe.weightVersion)}`),
-    row('vocabulary', known(probe.vocabularySize, 'token ids')),
+    row(
+      'vocabulary',
+      `${known(probe.vocabularySize, 'token ids')}${probe.vocabularySize === null ? NO_VOCABULARY : ''}`,
+    ),
     row('context', known(probe.contextLength, 'tokens')),
     ...list(
       'works',

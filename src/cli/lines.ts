@@ -67,10 +67,14 @@ export async function* readLines(source: AsyncIterable<Uint8Array>, maxBytes: nu
   if (last !== null) yield last
 
   function add(bytes: Buffer): void {
+    const fitted = length <= maxBytes
     length += bytes.length
-    if (length > maxBytes && parts.length > 0) start = parts[0]!.subarray(0, HEAD_BYTES)
-    if (length > maxBytes) parts = []
-    else if (bytes.length > 0) parts.push(bytes)
+    if (length <= maxBytes) {
+      if (bytes.length > 0) parts.push(bytes)
+    } else if (fitted) {
+      start = Buffer.concat([...parts, bytes], HEAD_BYTES)
+      parts = []
+    }
   }
 }
 

@@ -61,6 +61,7 @@ export const RUN_FLAGS = {
   stop: { type: 'list', about: 'text that ends a sample; may be given many times' },
   seed: whole(0, 2 ** 32 - 1, 'of sampling; every line gets its own from it'),
   capacity: whole(1, MOST, 'sequences that a server runs at once (what the server says)'),
+  'vocabulary-size': whole(1, MOST, 'prompts with token ids beyond it are refused (what the server says)'),
   concurrency: whole(1, MOST, 'samples in flight at most (twice what the fleet runs at once)'),
   policy: { type: 'word', allowed: policyNames, about: `${policyNames.join(' or ')} (${policyNames[0]})` },
   grace: { type: 'duration', about: `after a signal, running samples may take so long to end (${GRACE_MS / 1_000}s)` },
@@ -142,6 +143,7 @@ export function readInstances(settings: Settings, operands: readonly string[] = 
     engine: settings.word('engine'),
     apiKey: settings.word('api-key'),
     capacity: settings.number('capacity'),
+    vocabularySize: settings.number('vocabulary-size'),
   })
   return instances.map((each) => (isRecord(each) ? { ...shared, ...each } : each) as InstanceOptions)
 }

@@ -38,8 +38,8 @@ export function momentOf({ conservation, instances }: FleetView): RunMoment {
 const WINDOW_MS = 5_000
 
 /** Tokens a second over the last moments. */
-export function createSpeed(): (at: number, tokens: number) => number {
-  const marks: { readonly at: number; readonly tokens: number }[] = []
+export function createSpeed(startedAt: number): (at: number, tokens: number) => number {
+  const marks: { readonly at: number; readonly tokens: number }[] = [{ at: startedAt, tokens: 0 }]
   return (at, tokens) => {
     marks.push({ at, tokens })
     while (marks.length > 2 && at - marks[1]!.at >= WINDOW_MS) marks.shift()

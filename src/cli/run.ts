@@ -159,7 +159,7 @@ function showProgress(
   startedAt: number,
 ): () => void {
   const color = wantsColor(io.stderr, io.env, options.noColor)
-  const speed = createSpeed()
+  const speed = createSpeed(startedAt)
   const draw = (): void => {
     const elapsedMs = now() - startedAt
     // Where lines stay, the first has something to say.

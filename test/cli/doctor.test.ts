@@ -1,0 +1,185 @@
+/**
+ * `doctor`: what it says of servers that work, that lack something, and that are none; it always ends.
+ */
+import { createServer, type Server } from 'node:http'
+import { type AddressInfo, createServer as createSocketServer } from 'node:net'
+import { afterAll, afterEach, describe, expect, it } from 'vitest'
+import { runCommand } from '../../src/cli/command.ts'
+import { doctorText, remarksOn } from '../../src/cli/doctor-report.ts'
+import { createStyle } from '../../src/cli/io.ts'
+import { type Capabilities, type Probe, probeInstance } from '../../src/index.ts'
+import { type EmbeddedEngineOptions, startEmbeddedEngine } from '../../src/testing/index.ts'
+import { fakeIo } from './fake-io.ts'
+
+const closers: (() => Promise<void> | void)[] = []
+afterEach(async () => {
+  for (const close of closers.splice(0)) await close()
+})
+afterAll(() => expect(closers).toEqual([]))
+
+async function engine(options: EmbeddedEngineOptions = {}): Promise<string> {
+  const { url, close } = await startEmbeddedEngine(options)
+  closers.push(close)
+  return url
+}
+
+async function listen(server: Pick<Server, 'listen' | 'address'> & { close(): unknown }): Promise<string> {
+  await new Promise<void>((resolve) => void server.listen(0, '127.0.0.1', resolve))
+  closers.push(() => void server.close())
+  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+}
+
+/** Takes connections and never says anything. */
+function frozen(): Promise<string> {
+  const server = createSocketServer((socket) => closers.push(() => void socket.destroy()))
+  return listen(server as unknown as Server)
+}
+
+async function doctor(...args: string[]) {
+  const io = fakeIo()
+  const code = await runCommand(['doctor', ...args], io)
+  return { code, out: io.out, err: io.err, io }
+}
+
+describe('doctor', () => {
+  it('says what a server is, what works and what to change', async () => {
+    const url = await engine({ capacity: 5, weightVersion: '7', contextLength: 2_000 })
+    const { code, out, err } = await doctor(url)
+    expect({ code, err }).toEqual({ code: 0, err: '' })
+    for (const words of [
+      `${url}  can be used`,
+      'sglang 0.5.23',
+      '5 sequences at once',
+      'version "7"',
+      '2,000 tokens',
+      'works       token ids in and out',
+      'advice      start it with --incremental-streaming-output',
+    ])
+      expect(out).toContain(words)
+    expect(out).not.toMatch(/^ {2}does not /m)
+  })
+
+  it('gives the same as one JSON object', async () => {
+    const url = await engine({ capacity: 5 })
+    const { code, out } = await doctor(url, '--engine', 'sglang', '--json')
+    expect(code).toBe(0)
+    expect(JSON.parse(out)).toMatchObject({
+      ok: true,
+      instances: [{ url, usable: true, engine: 'sglang', capacity: 5, capabilities: { tokenIds: true }, fault: null }],
+    })
+  })
+
+  it('names what is wrong with each server that cannot be used, and ends with 1', async () => {
+    const good = await engine()
+    const locked = await engine({ apiKey: 'secret' })
+    const page = await listen(createServer((_, response) => response.end('<html>')))
+    const nothing = 'http://127.0.0.1:1'
+    const { code, out } = await doctor(good, locked, page, nothing)
+    expect(code).toBe(1)
+    for (const words of [
+      `${good}  can be used`,
+      `${locked}  cannot be used`,
+      '401',
+      'check the api key',
+      'expected one of the engines sglang',
+      'ECONNREFUSED',
+      '1 of 4 servers can be used',
+    ])
+      expect(out).toContain(words)
+    const json = JSON.parse((await doctor(good, nothing, '--json')).out)
+    expect(json).toMatchObject({
+      ok: false,
+      instances: [{ fault: null }, { usable: false, fault: { code: 'UNREACHABLE' } }],
+    })
+  })
+
+  it('takes the key from the environment and servers from the config file', async () => {
+    const url = await engine({ apiKey: 'secret' })
+    const io = fakeIo()
+    io.env = { ROLLOUT_SUPERVISOR_API_KEY: 'secret', ROLLOUT_SUPERVISOR_URL: url }
+    expect(await runCommand(['doctor'], io)).toBe(0)
+    expect(io.out).not.toContain('secret')
+  })
+
+  it('ends within its time at a server that is silent, and at one that never stops talking', async () => {
+    const silent = await frozen()
+    const endless = await listen(
+      createServer((_, response) => {
+        const timer = setInterval(() => response.write(' '), 5)
+        response.on('close', () => clearInterval(timer))
+      }),
+    )
+    const { code, out } = await doctor(silent, endless, '--timeout', '200ms')
+    expect(code).toBe(1)
+    expect(out.match(/expected answers within 0.2 s, found none/g)).toHaveLength(2)
+  })
+
+  it('SIGINT ends it at once with 130', async () => {
+    const url = await frozen()
+    const io = fakeIo()
+    const result = runCommand(['doctor', url], io)
+    await new Promise((resolve) => setImmediate(resolve))
+    while (io.listeners.get('SIGINT') === undefined) await new Promise((resolve) => setImmediate(resolve))
+    io.listeners.get('SIGINT')!()
+    expect(await result).toBe(130)
+    expect(io.out).toBe('')
+  })
+
+  it.each([
+    [[], 'expected the urls of servers'],
+    [['10.0.0.1:80'], 'instances[0].url: expected a base URL'],
+    [['http://a', 'http://a'], 'instances[1].url: expected another url than that of instances[0]'],
+    [['http://a', '--url', 'http://b'], 'found both'],
+    [['http://a', '--engine', 'tgi'], '--engine: expected one of sglang'],
+    [['http://a', '--timeout', '0'], '--timeout: expected a time above 0'],
+  ])('%j is refused with 2', async (args, words) => {
+    const { code, out, err } = await doctor(...args)
+    expect({ code, out }).toEqual({ code: 2, out: '' })
+    expect(err).toContain(words)
+  })
+})
+
+describe('the report', () => {
+  const capabilities: Capabilities = {
+    tokenIds: false,
+    logprobs: 'raw',
+    abortById: false,
+    versions: 'none',
+    updateWeights: false,
+    loadReport: false,
+  }
+  const probe: Probe = {
+    engine: 'openai',
+    engineVersion: null,
+    capacity: null,
+    weightVersion: null,
+    vocabularySize: null,
+    contextLength: null,
+    paused: true,
+    capabilities,
+    advice: [],
+  }
+
+  it('says of every capability that is missing what that means', () => {
+    expect(remarksOn(probe).filter(({ good }) => good)).toEqual([])
+    expect(remarksOn(probe)).toHaveLength(Object.keys(capabilities).length)
+    const text = doctorText([{ url: 'http://a', probe, fault: null }], createStyle(false))
+    for (const words of ['paused', 'it does not say', 'no version', 'does not    token ids', 'begins again'])
+      expect(text).toContain(words)
+    expect(text).not.toContain('works')
+  })
+})
+
+describe('probeInstance', () => {
+  it('is over when its signal is, with the reason', async () => {
+    const url = await frozen()
+    const controller = new AbortController()
+    const result = probeInstance({ url }, { signal: controller.signal })
+    controller.abort()
+    await expect(result).rejects.toMatchObject({ code: 'CANCELLED' })
+  })
+
+  it('refuses options that cannot be used', async () => {
+    await expect(probeInstance({ url: 'nowhere' })).rejects.toMatchObject({ code: 'INVALID_OPTIONS' })
+  })
+})
