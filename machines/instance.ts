@@ -281,6 +281,7 @@ export const instanceMachine = setup({
               { actions: 'give' },
             ],
             'gate.closed': { target: '#instance.paused' },
+            'server.suspected': { target: 'probing' },
             'server.stalled': { target: 'open' },
             'weights.lost': { target: '#instance.stale' },
             'weights.loaded': { actions: 'relabel' },

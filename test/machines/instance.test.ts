@@ -159,6 +159,7 @@ describe('every reachable state against every event', () => {
       unhealthy.trial --lease.released (failed)--> unhealthy.open
       unhealthy.trial --lease.released (succeeded)--> serving.busy | serving.idle | serving.saturated
       unhealthy.trial --server.stalled--> unhealthy.open
+      unhealthy.trial --server.suspected--> unhealthy.probing
       unhealthy.trial --weights.lost--> stale
       "
     `)

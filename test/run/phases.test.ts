@@ -185,3 +185,21 @@ test('options of promise-returning methods reject, they do not throw', async () 
   expect(await Promise.all(rejected.map(codeOf))).toEqual(rejected.map(() => 'INVALID_OPTIONS'))
   expect(await closeSimulation(simulation)).toBe(0)
 })
+
+test('a server on trial that was silent for long is asked again before it has work, and placement goes on (F1)', async () => {
+  const breaker = { failures: 1, resetMs: 10, maxResetMs: 10 }
+  const simulation = await startSimulation([{ capacity: 2 }, { capacity: 2 }], { breaker })
+  const { clock, supervisor } = simulation
+  await clock.run(supervisor.updateWeights({ version: 1, path: '/w/1' }))
+  const b = simulation.server('b')
+  b.die()
+  supervisor.submit({ prompt: [1, 5], samples: 2 })
+  await clock.run(supervisor.drainAll())
+  b.revive('1')
+  await clock.advance(10_000)
+  expect(supervisor.getSnapshot().instances[1]!.state).toBe('unhealthy.trial')
+  const group = await clock.run(supervisor.submit({ prompt: [1, 5], samples: 8 }).result)
+  expect(group.complete).toBe(true)
+  expect(supervisor.getSnapshot().instances.map(({ state }) => state)).toEqual(['serving.idle', 'serving.idle'])
+  expect(await closeSimulation(simulation)).toBe(0)
+})
