@@ -3,69 +3,12 @@
  * A step takes (stepMs + perSequenceMs * batch) * slow milliseconds of wall clock; with both 0 it runs as fast as it can.
  * Freezing, retracting, flushing and swapping weights do what the real scheduler does with its KV cache, right or wrong.
  */
+import type { CoreOptions, EngineCore } from './embedded-contract.ts'
 import { createPrefixCache } from './embedded-prefix-cache.ts'
-import { createSampler, type EngineSampling } from './embedded-sampler.ts'
-import {
-  contextOf,
-  type Finish,
-  finishOf,
-  type LiveSequence,
-  type Sequence,
-  type SequenceListener,
-  type Span,
-  spansOf,
-} from './embedded-sequence.ts'
+import { createSampler } from './embedded-sampler.ts'
+import { contextOf, type Finish, finishOf, type LiveSequence, type Sequence, spansOf } from './embedded-sequence.ts'
 import { createRandom, hash32 } from './random.ts'
-import { remember, type TinyWeights } from './tiny-policy.ts'
-
-export interface CoreCounters {
-  running: number
-  waiting: number
-  aborted: number
-  tokensGenerated: number
-  promptTokens: number
-  cachedTokens: number
-  maxRunning: number
-  retractions: number
-  steps: number
-}
-
-export interface CoreOptions {
-  readonly weights: TinyWeights
-  readonly version: string
-  readonly capacity: number
-  readonly stepMs: number
-  readonly perSequenceMs: number
-  readonly slow: number
-  readonly seed: number
-  readonly deterministic: boolean
-  readonly contextLength: number
-  readonly counters: CoreCounters
-  /** After one or several steps in a row: the moment to write to sockets. */
-  readonly onTurnEnd: () => void
-}
-
-export interface EngineCore {
-  readonly weights: TinyWeights
-  readonly version: string
-  submit(promptTokenIds: readonly number[], sampling: EngineSampling, listener: SequenceListener): Sequence
-  abort(sequence: Sequence): void
-  abortAll(): void
-  /** The client is gone: the slot is free at once, unless the engine is frozen. */
-  drop(sequence: Sequence): void
-  /** Stops stepping. 'retract' gives every running sequence's cache back and queues it again; 'keep' leaves all as it is. */
-  freeze(running: 'retract' | 'keep'): void
-  thaw(): void
-  /** Empties the prefix cache; refused (false) while sequences run, or wait in an engine that is not frozen. */
-  flush(): boolean
-  /** Takes effect with the next step. Caches stay as they are. */
-  setWeights(weights: TinyWeights): void
-  setVersion(version: string): void
-  /** Which versions the sequence's tokens so far are stamped with. */
-  spansOf(sequence: Sequence): Span[]
-  setSlow(factor: number): void
-  close(): void
-}
+import { remember } from './tiny-policy.ts'
 
 /** An engine that is later than this forgets the time it lost, rather than stepping in a burst. */
 const MAX_LAG_MS = 50
@@ -79,12 +22,14 @@ const TOKENS_PER_TURN = 256
 export function createEngineCore(options: CoreOptions): EngineCore {
   const { capacity, stepMs, perSequenceMs, counters } = options
   const random = createRandom(options.seed)
-  const sampler = createSampler()
+  const sampler = createSampler(options.logprobs)
   const prefixes = createPrefixCache()
   let { weights, version, slow } = options
   let waiting: LiveSequence[] = []
   let running: LiveSequence[] = []
   let frozen = false
+  /** Nobody may join the batch, as in an engine that is frozen. */
+  let shut = false
   /** Within a step nobody may join the batch: the step admits at its end. */
   let stepping = false
   let closed = false
@@ -149,10 +94,11 @@ export function createEngineCore(options: CoreOptions): EngineCore {
   function advance(live: LiveSequence): void {
     const { tokenIds, promptTokenIds, sampling } = live
     const last = tokenIds.length === 0 ? promptTokenIds[promptTokenIds.length - 1]! : tokenIds[tokenIds.length - 1]!
-    // Seeded streams hang on the position alone, so that they do not change with the batch.
+    // Seeded streams do not change with the batch.
+    const position = tokenIds.length + (options.seeds === 'byPosition' ? promptTokenIds.length : 0)
     const uniform =
-      options.deterministic && sampling.seed !== null
-        ? hash32(sampling.seed, promptTokenIds.length + tokenIds.length) / 4294967296
+      options.seeds !== 'ignored' && sampling.seed !== null
+        ? hash32(sampling.seed, position) / 4294967296
         : random.next()
     const token = sampler.sample(weights, live, last, sampling, tokenIds.length, uniform)
     tokenIds.push(token)
@@ -173,7 +119,7 @@ export function createEngineCore(options: CoreOptions): EngineCore {
   }
 
   function admit(): void {
-    if (!frozen && !stepping) {
+    if (!shut && !stepping) {
       let taken = 0
       while (running.length < capacity && taken < waiting.length) {
         const live = waiting[taken++]!
@@ -217,12 +163,30 @@ export function createEngineCore(options: CoreOptions): EngineCore {
 
   function abort(sequence: Sequence): void {
     const live = sequence as LiveSequence
-    if (live.state === 'running') live.abortAsked = true
-    if (live.state !== 'waiting') return
+    if (live.state === 'ended') return
+    if (live.state === 'running' && !options.abortsAtOnce) {
+      live.abortAsked = true
+      return
+    }
     remove(live)
-    end(live, { type: 'abort', from: 'waiting' })
-    count()
+    end(live, { type: 'abort', from: live.state })
+    wake()
     options.onTurnEnd()
+  }
+
+  /** Takes every running sequence out of the batch, its cache kept only for who begins like it. */
+  function retract(): LiveSequence[] {
+    const retracted = running
+    running = []
+    for (const live of retracted) {
+      prefixes.add(contextOf(live), live)
+      live.memorySum = new Float64Array(weights.vocabularySize)
+      live.covered = 0
+      live.state = 'waiting'
+      live.retractions++
+      counters.retractions++
+    }
+    return retracted
   }
 
   return {
@@ -233,7 +197,7 @@ export function createEngineCore(options: CoreOptions): EngineCore {
       return version
     },
     submit(promptTokenIds, sampling, listener) {
-      const room = Math.max(0, options.contextLength - promptTokenIds.length - 1)
+      const room = Math.max(0, options.contextLength - promptTokenIds.length - options.reservedTokens)
       const live: LiveSequence = {
         promptTokenIds,
         sampling,
@@ -266,6 +230,11 @@ export function createEngineCore(options: CoreOptions): EngineCore {
       const queued = waiting
       waiting = []
       for (const live of queued) end(live, { type: 'abort', from: 'waiting' })
+      if (options.abortsAtOnce) {
+        const batch = running
+        running = []
+        for (const live of batch) end(live, { type: 'abort', from: 'running' })
+      }
       for (const live of running) live.abortAsked = true
       count()
       options.onTurnEnd()
@@ -282,30 +251,27 @@ export function createEngineCore(options: CoreOptions): EngineCore {
       wake()
     },
     freeze(mode) {
+      shut = true
+      if (mode === 'finish') return
       frozen = true
       disarm()
-      if (mode === 'keep') return
-      for (const live of running) {
-        prefixes.add(contextOf(live), live)
-        live.memorySum = new Float64Array(weights.vocabularySize)
-        live.covered = 0
-        live.state = 'waiting'
-        live.retractions++
-        counters.retractions++
-      }
-      waiting.push(...running)
-      running = []
+      if (mode === 'retract') waiting.push(...retract())
       count()
     },
     thaw() {
-      if (!frozen) return
+      if (!shut) return
+      shut = false
       frozen = false
       admit()
       dueAt = performance.now() + stepCostMs()
       arm()
     },
-    flush() {
-      if (running.length > 0 || (waiting.length > 0 && !frozen)) return false
+    preempt() {
+      waiting.unshift(...retract())
+      wake()
+    },
+    flush(matter = 'matters') {
+      if (running.length > 0 || (matter === 'matters' && waiting.length > 0 && !frozen)) return false
       prefixes.flush()
       return true
     },

@@ -2,17 +2,27 @@
  * An inference server inside this process: a real engine's wire protocol over HTTP around the tiny policy, batched, paused, aborted and
  * updated like the real one. Tests, the demo and benchmarks run against it; nothing in the supervisor knows of it.
  */
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
 import { messageOf, RolloutError } from '../errors.ts'
 import { show } from '../problems.ts'
-import { type CoreCounters, createEngineCore } from './embedded-core.ts'
+import type { CoreCounters, CoreManners, EngineCore } from './embedded-contract.ts'
+import { createEngineCore } from './embedded-core.ts'
+import { createFaults, type EngineFaults, type RestartOptions } from './embedded-faults.ts'
 import type { Dialect } from './embedded-http.ts'
-import { checkEngineOptions, type EmbeddedEngineOptions } from './embedded-options.ts'
-import { createSglangDialect } from './embedded-sglang.ts'
+import { createLlamaDialect, llamaManners } from './embedded-llama.ts'
+import { createOpenaiDialect, openaiManners } from './embedded-openai.ts'
+import {
+  type CheckedEngineOptions,
+  checkEngineOptions,
+  type EmbeddedEngineOptions,
+  type EngineProfile,
+} from './embedded-options.ts'
+import { createSglangDialect, sglangManners } from './embedded-sglang.ts'
+import { createVllmDialect, vllmManners } from './embedded-vllm.ts'
 import type { TinyWeights } from './tiny-policy.ts'
 
-export type { EmbeddedEngineOptions, EngineProfile } from './embedded-options.ts'
+export type { EmbeddedEngineOptions, EngineProfile, LogprobsMode } from './embedded-options.ts'
 
 /** Live figures of one engine. */
 export interface EngineCounters extends CoreCounters {
@@ -26,7 +36,7 @@ export interface EngineCounters extends CoreCounters {
   disconnects: number
   /** Times the weights changed. */
   updates: number
-  /** True after a token id outside the vocabulary. */
+  /** True after what kills the real engine: a token id outside the vocabulary (SGLang), a generation over weights that did not load (vLLM). */
   died: boolean
 }
 
@@ -40,10 +50,29 @@ export interface EmbeddedEngine {
   readonly weights: TinyWeights
   /** The label new tokens are stamped with. */
   readonly weightVersion: string
+  /** What can go wrong with it, on call. */
+  readonly faults: EngineFaults
   /** Factor on the time of a step, above 0. */
   setSlow(factor: number): void
   /** Ends every socket and timer. */
   close(): Promise<void>
+}
+
+interface DialectParts {
+  readonly manners: (options: CheckedEngineOptions) => CoreManners
+  readonly createDialect: (
+    core: EngineCore,
+    options: CheckedEngineOptions,
+    counters: EngineCounters,
+    die: () => void,
+  ) => Dialect
+}
+
+const DIALECTS: Readonly<Record<EngineProfile, DialectParts>> = {
+  sglang: { manners: sglangManners, createDialect: createSglangDialect },
+  vllm: { manners: vllmManners, createDialect: createVllmDialect },
+  'llama-server': { manners: llamaManners, createDialect: createLlamaDialect },
+  openai: { manners: openaiManners, createDialect: createOpenaiDialect },
 }
 
 /** uvicorn closes a connection that was idle for this long. */
@@ -70,65 +99,91 @@ export async function startEmbeddedEngine(options: EmbeddedEngineOptions = {}): 
     died: false,
   }
   const sockets = new Set<Socket>()
-  let closing: Promise<void> | null = null
+  let stopping: Promise<void> | null = null
+  let port = checked.port
 
-  const core = createEngineCore({
-    ...checked,
-    version: checked.weightVersion,
+  const layer = createFaults({
     counters,
-    onTurnEnd: () => dialect.turnEnded(),
+    scripts: checked.faults,
+    slow: checked.slow,
+    core: () => core,
+    stop,
+    start: boot,
+    closeIdleSockets() {
+      const before = sockets.size
+      server.closeIdleConnections()
+      return before - [...sockets].filter((socket) => !socket.destroyed).length
+    },
   })
-  const dialect: Dialect = createSglangDialect(core, checked, counters, () => {
-    counters.died = true
-    void close()
-  })
+  const { manners, createDialect } = DIALECTS[checked.profile]
+  let core: EngineCore
+  let dialect: Dialect
+  let server: Server
 
-  const server = createServer(
-    { keepAliveTimeout: KEEP_ALIVE_MS, requestTimeout: 0, headersTimeout: 0, noDelay: true },
-    handle,
-  )
-  server.on('connection', (socket) => {
-    sockets.add(socket)
-    socket.on('close', () => sockets.delete(socket))
-  })
+  /** A server that knows nothing of the one before it, on the same port. */
+  async function boot({ weights = checked.weights, weightVersion = checked.weightVersion }: RestartOptions = {}) {
+    const options = { ...checked, weights, weightVersion }
+    const bare = createEngineCore({
+      ...options,
+      ...manners(options),
+      version: weightVersion,
+      counters,
+      onTurnEnd() {
+        own.turnEnded()
+        layer.turnEnded()
+      },
+    })
+    core = layer.around(bare)
+    counters.held = 0
+    counters.died = false
+    const own = createDialect(core, options, counters, () => {
+      counters.died = true
+      void stop()
+    })
+    dialect = own
+    server = createServer(
+      { keepAliveTimeout: KEEP_ALIVE_MS, requestTimeout: 0, headersTimeout: 0, noDelay: true },
+      handle,
+    )
+    server.on('connection', (socket) => {
+      sockets.add(socket)
+      socket.on('close', () => sockets.delete(socket))
+    })
+    port = await listen(server, checked.host, port)
+    stopping = null
+  }
 
   function handle(request: IncomingMessage, response: ServerResponse): void {
     // Named, so that node adds no Keep-Alive hint: uvicorn gives none, and clients find out.
     if (request.headers.connection?.toLowerCase() !== 'close') response.setHeader('connection', 'keep-alive')
     const target = request.url ?? '/'
     const cut = target.indexOf('?')
-    dialect.handle(request, response, cut < 0 ? target : target.slice(0, cut))
+    const path = cut < 0 ? target : target.slice(0, cut)
+    if (!layer.intercept(request, response, path)) dialect.handle(request, response, path)
   }
 
-  function close(): Promise<void> {
-    closing ??= new Promise((resolve) => {
+  function stop(): Promise<void> {
+    stopping ??= new Promise((resolve) => {
       core.close()
       dialect.close()
       server.close(() => resolve())
       for (const socket of sockets) socket.destroy()
     })
-    return closing
+    return stopping
   }
 
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', (error) => {
-      const found = messageOf(error)
-      const message = `the embedded engine cannot listen on ${checked.host}:${checked.port} (${found}); choose another port, or 0 for any free one`
-      reject(
-        new RolloutError('INVALID_OPTIONS', message, {
-          problems: [{ path: 'port', expected: 'a free port', found }],
-          cause: error,
-        }),
-      )
-    })
-    server.listen(checked.port, checked.host, resolve)
-  })
-  const { port } = server.address() as AddressInfo
+  function close(): Promise<void> {
+    layer.close()
+    return stop()
+  }
+
+  await boot()
 
   return {
     url: `http://${checked.host.includes(':') ? `[${checked.host}]` : checked.host}:${port}`,
     port,
     counters,
+    faults: layer.faults,
     get weights() {
       return core.weights
     },
@@ -146,4 +201,21 @@ export async function startEmbeddedEngine(options: EmbeddedEngineOptions = {}): 
     },
     close,
   }
+}
+
+/** Resolves to the port. */
+function listen(server: Server, host: string, port: number): Promise<number> {
+  return new Promise((resolve, reject) => {
+    server.once('error', (error) => {
+      const found = messageOf(error)
+      const message = `the embedded engine cannot listen on ${host}:${port} (${found}); choose another port, or 0 for any free one`
+      reject(
+        new RolloutError('INVALID_OPTIONS', message, {
+          problems: [{ path: 'port', expected: 'a free port', found }],
+          cause: error,
+        }),
+      )
+    })
+    server.listen(port, host, () => resolve((server.address() as AddressInfo).port))
+  })
 }

@@ -3,12 +3,18 @@
  */
 import { RolloutError } from '../errors.ts'
 import { isRecord, type Problem, problemList, type Report, rejectUnknownKeys, show } from '../problems.ts'
+import type { FaultScript } from './embedded-faults.ts'
 import { createTinyWeights, type TinyWeights } from './tiny-policy.ts'
 
 /** Wire protocols that the embedded engine speaks. */
-export type EngineProfile = 'sglang'
+export type EngineProfile = 'sglang' | 'vllm' | 'llama-server' | 'openai'
 
-export const ENGINE_PROFILES: readonly EngineProfile[] = ['sglang']
+export const ENGINE_PROFILES: readonly EngineProfile[] = ['sglang', 'vllm', 'llama-server', 'openai']
+
+/** How a vLLM reports log-probabilities (`--logprobs-mode`). */
+export type LogprobsMode = 'raw_logprobs' | 'processed_logprobs'
+
+export const LOGPROBS_MODES: readonly LogprobsMode[] = ['raw_logprobs', 'processed_logprobs']
 
 /** Options of startEmbeddedEngine. */
 export interface EmbeddedEngineOptions {
@@ -18,7 +24,7 @@ export interface EmbeddedEngineOptions {
   readonly port?: number
   /** @default '127.0.0.1' */
   readonly host?: string
-  /** Sequences run at once (`--max-running-requests`). @default 8 */
+  /** Sequences run at once (`--max-running-requests`, `--max-num-seqs`). @default 8 */
   readonly capacity?: number
   /** Time of one step, whatever its batch. With perSequenceMs 0 as well the engine runs as fast as it can. @default 2 */
   readonly stepMs?: number
@@ -34,18 +40,30 @@ export interface EmbeddedEngineOptions {
   readonly weightVersion?: string
   /** Longest prompt plus output, in tokens. @default 4096 */
   readonly contextLength?: number
-  /** Asked for on every route but /health and /metrics. @default none */
+  /** Asked for on every route but /health and /metrics (SGLang), or under /v1 and /inference (vLLM). @default none */
   readonly apiKey?: string
-  /** Requests that may wait (`--max-queued-requests`). @default unlimited */
+  /** Requests that may wait (`--max-queued-requests`, vLLM: `--max-num-queued-reqs` without the running ones). @default unlimited */
   readonly maxQueued?: number
-  /** Events carry deltas, not everything so far (`--incremental-streaming-output`). @default false */
+  /** SGLang: events carry deltas, not everything so far (`--incremental-streaming-output`). @default false */
   readonly incremental?: boolean
   /** Tokens per event (`--stream-interval`); a request may ask for its own. @default 1 */
   readonly streamInterval?: number
-  /** Heed sampling_seed (`--enable-deterministic-inference`). @default false */
+  /** SGLang: heed sampling_seed (`--enable-deterministic-inference`). @default false */
   readonly deterministic?: boolean
-  /** Keep the delays that the real server adds by itself (1 s to pause, 1 s for /health, seconds to notice some disconnects). @default false */
+  /** SGLang: keep the delays that the real server adds by itself (1 s to pause, 1 s for /health, seconds to notice some disconnects). @default false */
   readonly realDelays?: boolean
+  /** vLLM: has `/inference/v1/generate` (`--enable-scale-out`). @default true */
+  readonly scaleOut?: boolean
+  /** vLLM: has the control routes (`VLLM_SERVER_DEV_MODE=1`). @default true */
+  readonly devMode?: boolean
+  /** vLLM: which log-probabilities it reports (`--logprobs-mode`). @default 'raw_logprobs' */
+  readonly logprobsMode?: LogprobsMode
+  /** llama-server: has `/metrics` (`--metrics`). @default true */
+  readonly metrics?: boolean
+  /** llama-server: every route answers 503 for so long after the start, in milliseconds. @default 0 */
+  readonly loadingMs?: number
+  /** What goes wrong with it by itself, and when. @default nothing */
+  readonly faults?: readonly FaultScript[]
 }
 
 export interface CheckedEngineOptions {
@@ -66,6 +84,12 @@ export interface CheckedEngineOptions {
   readonly streamInterval: number
   readonly deterministic: boolean
   readonly realDelays: boolean
+  readonly scaleOut: boolean
+  readonly devMode: boolean
+  readonly logprobsMode: LogprobsMode
+  readonly metrics: boolean
+  readonly loadingMs: number
+  readonly faults: readonly FaultScript[]
 }
 
 const KNOWN: readonly (keyof EmbeddedEngineOptions)[] = [
@@ -86,6 +110,12 @@ const KNOWN: readonly (keyof EmbeddedEngineOptions)[] = [
   'streamInterval',
   'deterministic',
   'realDelays',
+  'scaleOut',
+  'devMode',
+  'logprobsMode',
+  'metrics',
+  'loadingMs',
+  'faults',
 ]
 
 /** Throws RolloutError INVALID_OPTIONS that names every problem. */
@@ -116,9 +146,10 @@ export function checkEngineOptions(options: EmbeddedEngineOptions): CheckedEngin
       `an integer from ${min} to ${max}`,
       (value) => Number.isInteger(value) && value >= min && value <= max,
     )
-  function flag(key: keyof EmbeddedEngineOptions): boolean {
+  function flag(key: keyof EmbeddedEngineOptions, fallback = false): boolean {
     const value: unknown = options[key]
-    if (value !== undefined && typeof value !== 'boolean') report(key, 'true or false', value)
+    if (value === undefined) return fallback
+    if (typeof value !== 'boolean') report(key, 'true or false', value)
     return value === true
   }
   function text<F>(key: keyof EmbeddedEngineOptions, fallback: F): string | F {
@@ -129,9 +160,14 @@ export function checkEngineOptions(options: EmbeddedEngineOptions): CheckedEngin
     return fallback
   }
 
-  const { profile = 'sglang', weights = createTinyWeights() } = options
+  const { profile = 'sglang', weights = createTinyWeights(), logprobsMode = 'raw_logprobs' } = options
   if (!ENGINE_PROFILES.includes(profile)) report('profile', `one of ${ENGINE_PROFILES.join(', ')}`, profile)
+  if (!LOGPROBS_MODES.includes(logprobsMode))
+    report('logprobsMode', `one of ${LOGPROBS_MODES.join(', ')}`, logprobsMode)
   if (!isWeights(weights)) report('weights', 'what createTinyWeights or loadWeights returns', weights)
+  const { faults = [] } = options
+  if (!Array.isArray(faults) || !faults.every(isScript))
+    report('faults', 'a list of { afterRequests, afterTokens or afterMs, run }', faults)
   const MAX = Number.MAX_SAFE_INTEGER
   const checked: CheckedEngineOptions = {
     profile,
@@ -151,6 +187,12 @@ export function checkEngineOptions(options: EmbeddedEngineOptions): CheckedEngin
     streamInterval: integer('streamInterval', 1, 1, 1_000_000),
     deterministic: flag('deterministic'),
     realDelays: flag('realDelays'),
+    scaleOut: flag('scaleOut', true),
+    devMode: flag('devMode', true),
+    logprobsMode,
+    metrics: flag('metrics', true),
+    loadingMs: number('loadingMs', 0, 'milliseconds, 0 or more', (value) => value >= 0),
+    faults,
   }
   if (problems.length > 0) throw invalid(problems)
   return checked
@@ -162,6 +204,11 @@ function invalid(problems: readonly Problem[]): RolloutError {
     `startEmbeddedEngine was given options that cannot be used:\n${problemList(problems)}`,
     { problems },
   )
+}
+
+function isScript(value: unknown): boolean {
+  if (!isRecord(value) || typeof value.run !== 'function') return false
+  return [value.afterRequests, value.afterTokens, value.afterMs].some((moment) => typeof moment === 'number')
 }
 
 function isWeights(value: unknown): value is TinyWeights {

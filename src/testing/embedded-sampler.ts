@@ -1,6 +1,6 @@
 /**
- * Chooses one token from the tiny policy's distribution. The log-probability it reports is after temperature and before truncation
- * (top-p, top-k, min-p), as on a real SGLang; a token that min_new_tokens forbids is masked before both, also as there.
+ * Chooses one token from the tiny policy's distribution, and reports its log-probability as the real engine of its profile does.
+ * A token that min_new_tokens forbids is masked before the choice, as in real engines.
  */
 import { EOS, logSoftmax, remember, type TinyWeights } from './tiny-policy.ts'
 
@@ -16,11 +16,18 @@ export interface EngineSampling {
   readonly minP: number
   readonly stop: readonly string[]
   readonly stopTokenIds: readonly number[]
-  /** Ignores stopTokenIds too. */
   readonly ignoreEos: boolean
-  /** Kept only by an engine that was started deterministic. */
+  /** Real engines differ in whether who ignores the end ignores stopTokenIds too. */
+  readonly ignoreStopIds: boolean
+  /** Not every engine heeds it. */
   readonly seed: number | null
 }
+
+/**
+ * Of which distribution: `tempered` is after temperature and before truncation by top-p, top-k and min-p (SGLang); `raw` before
+ * everything (vLLM by default); `processed` after everything (vLLM's processed_logprobs).
+ */
+export type LogprobMode = 'tempered' | 'raw' | 'processed'
 
 /** What the engine keeps of a sequence between steps: its KV cache. `covered` tokens are in `memorySum`: all but the last of the context. */
 export interface KvCache {
@@ -42,12 +49,20 @@ export interface Sampler {
   readonly logprob: number
 }
 
-export function createSampler(): Sampler {
+export function createSampler(mode: LogprobMode): Sampler {
   let distribution = new Float64Array(0)
+  let raw = new Float64Array(0)
   let logprob = 0
+  /** Of the tokens that truncation left; 1 where nothing was cut off. */
+  let keptMass = 1
 
   function choose(sampling: EngineSampling, uniform: number): number {
-    if (sampling.temperature === 0 || sampling.topK === 1) return mostLikely(distribution)
+    if (sampling.temperature === 0) return mostLikely(distribution)
+    if (sampling.topK === 1) {
+      const best = mostLikely(distribution)
+      keptMass = Math.exp(distribution[best]!)
+      return best
+    }
     if (sampling.topK >= distribution.length && sampling.topP >= 1 && sampling.minP <= 0) {
       let rest = uniform
       for (let i = 0; i < distribution.length; i++) {
@@ -56,18 +71,29 @@ export function createSampler(): Sampler {
       }
       return mostLikely(distribution)
     }
-    return chooseTruncated(distribution, sampling, uniform)
+    const { token, mass } = chooseTruncated(distribution, sampling, uniform)
+    keptMass = mass
+    return token
   }
 
   return {
     sample(weights, cache, lastTokenId, sampling, generated, uniform) {
-      if (distribution.length !== weights.vocabularySize) distribution = new Float64Array(weights.vocabularySize)
+      if (distribution.length !== weights.vocabularySize) {
+        distribution = new Float64Array(weights.vocabularySize)
+        raw = new Float64Array(weights.vocabularySize)
+      }
       remember(weights, lastTokenId, cache.memorySum)
       cache.covered++
       logSoftmax(weights, cache.memorySum, cache.covered, lastTokenId, sampling.temperature, distribution)
       if (generated < sampling.minNewTokens) forbidEnd(distribution, sampling)
+      keptMass = 1
       const token = choose(sampling, uniform)
-      logprob = distribution[token]!
+      if (mode === 'raw') {
+        logSoftmax(weights, cache.memorySum, cache.covered, lastTokenId, 1, raw)
+        logprob = raw[token]!
+      } else {
+        logprob = distribution[token]! - (mode === 'processed' ? Math.log(keptMass) : 0)
+      }
       return token
     },
     get logprob() {
@@ -82,7 +108,11 @@ function mostLikely(distribution: Float64Array): number {
   return best
 }
 
-function chooseTruncated(distribution: Float64Array, { topK, topP, minP }: EngineSampling, uniform: number): number {
+function chooseTruncated(
+  distribution: Float64Array,
+  { topK, topP, minP }: EngineSampling,
+  uniform: number,
+): { readonly token: number; readonly mass: number } {
   const order = Array.from(distribution.keys()).sort((a, b) => distribution[b]! - distribution[a]! || a - b)
   const floor = Math.exp(distribution[order[0]!]!) * minP
   const kept: number[] = []
@@ -96,9 +126,9 @@ function chooseTruncated(distribution: Float64Array, { topK, topP, minP }: Engin
   let rest = uniform * mass
   for (const token of kept) {
     rest -= Math.exp(distribution[token]!)
-    if (rest < 0) return token
+    if (rest < 0) return { token, mass }
   }
-  return order[0]!
+  return { token: order[0]!, mass }
 }
 
 /** Takes the probability of every token that would end the sequence, and gives it to the others. */

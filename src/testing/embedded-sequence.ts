@@ -51,8 +51,8 @@ export function finishOf({ tokenIds, sampling, maxNewTokens, abortAsked }: LiveS
   if (abortAsked) return { type: 'abort', from: 'running' }
   if (tokenIds.length >= maxNewTokens) return { type: 'length' }
   const token = tokenIds[tokenIds.length - 1]!
-  if (!sampling.ignoreEos && (token === EOS || sampling.stopTokenIds.includes(token)))
-    return { type: 'stop', matched: token }
+  if (token === EOS && !sampling.ignoreEos) return { type: 'stop', matched: token }
+  if (!sampling.ignoreStopIds && sampling.stopTokenIds.includes(token)) return { type: 'stop', matched: token }
   for (const text of sampling.stop) {
     // Text grows by one character a token at most, so a match can only be at the very end.
     if (endOfText(tokenIds, text.length) === text) return { type: 'stop', matched: text }

@@ -3,7 +3,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import type { ServerResponse } from 'node:http'
-import type { EngineCore } from './embedded-core.ts'
+import type { EngineCore } from './embedded-contract.ts'
 import type { EngineCounters } from './embedded-engine.ts'
 import { sendJson } from './embedded-http.ts'
 import type { CheckedEngineOptions } from './embedded-options.ts'

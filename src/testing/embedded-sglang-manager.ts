@@ -4,7 +4,7 @@
  * `continue` until the clients leave, and an update that may not flush has changed the weights all the same.
  */
 import { messageOf } from '../errors.ts'
-import type { EngineCore } from './embedded-core.ts'
+import type { EngineCore } from './embedded-contract.ts'
 import type { EngineCounters } from './embedded-engine.ts'
 import type { Sequence } from './embedded-sequence.ts'
 import { loadWeights } from './tiny-policy.ts'

@@ -163,6 +163,7 @@ function readSampling(params: Record<string, unknown>): ReadSampling | string {
       stop: typeof stop === 'string' ? [stop] : stop,
       stopTokenIds,
       ignoreEos: flag('ignore_eos'),
+      ignoreStopIds: flag('ignore_eos'),
       seed: params.sampling_seed === undefined || params.sampling_seed === null ? null : integer('sampling_seed', 0),
     },
     noStopTrim: flag('no_stop_trim'),

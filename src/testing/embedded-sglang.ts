@@ -4,7 +4,7 @@
  */
 import type { ServerResponse } from 'node:http'
 import { isRecord, show } from '../problems.ts'
-import type { EngineCore } from './embedded-core.ts'
+import type { CoreManners, EngineCore } from './embedded-contract.ts'
 import type { EngineCounters } from './embedded-engine.ts'
 import { type Dialect, parseJson, readBody, sendJson, sendText } from './embedded-http.ts'
 import type { CheckedEngineOptions } from './embedded-options.ts'
@@ -24,6 +24,15 @@ interface Route {
 
 const HEALTH_MS = 1000
 const HEALTH_TIMEOUT_MS = 20_000
+
+export function sglangManners({ deterministic }: CheckedEngineOptions): CoreManners {
+  return {
+    logprobs: 'tempered',
+    seeds: deterministic ? 'byPosition' : 'ignored',
+    reservedTokens: 1,
+    abortsAtOnce: false,
+  }
+}
 
 export function createSglangDialect(
   core: EngineCore,

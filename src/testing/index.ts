@@ -7,8 +7,17 @@ export {
   type EmbeddedEngineOptions,
   type EngineCounters,
   type EngineProfile,
+  type LogprobsMode,
   startEmbeddedEngine,
 } from './embedded-engine.ts'
+export type {
+  AnswerOptions,
+  EngineFaults,
+  FaultCounters,
+  FaultScript,
+  RestartOptions,
+  StreamFaultOptions,
+} from './embedded-faults.ts'
 export { createRandom, hash32, type Random } from './random.ts'
 export { type SimulatedServer, type SimulatedServerOptions, simulateServer, tokenOf } from './simulated-fleet.ts'
 export {

@@ -221,6 +221,7 @@ async function drive(base, spans) {
     })
   }
 
+  await step('update to A, whatever it had', () => driver.updateWeights({ version: ++version, path: `${models}/A` }))
   const before = await generate({ temperature: 0, maxTokens: 12 })
   const up = ++version
   await step(`update A -> B, version ${up}`, async () => {
