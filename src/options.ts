@@ -9,6 +9,7 @@ import type { DriverFactory } from './engines/driver.ts'
 import { type EngineName, engineFactory, engineNames } from './engines/index.ts'
 import { RolloutError } from './errors.ts'
 import { isRecord, type Problem, problemList, type Report, rejectUnknownKeys, show } from './problems.ts'
+import type { LogprobBasis } from './rollout/completion.ts'
 import { isPolicy, type PolicyOption, policyNames } from './scheduling/policies.ts'
 import { type Logger, quietLogger } from './telemetry/logger.ts'
 
@@ -28,6 +29,12 @@ export interface InstanceOptions {
   readonly apiKey?: string
   /** Token ids of prompts are checked against it. @default what the server says */
   readonly vocabularySize?: number
+  /**
+   * `'raw'` accepts log-probabilities of the distribution before temperature where the server reports no others; completions then
+   * carry it as their `logprobBasis`. Without it tasks with a temperature other than 1 fail there with INVALID_TASK.
+   * @default 'sampled'
+   */
+  readonly logprobBasis?: LogprobBasis
 }
 
 /** Deadlines in milliseconds. */
@@ -79,6 +86,7 @@ export interface CheckedInstance {
   readonly weight: number
   readonly apiKey: string | undefined
   readonly vocabularySize: number | null
+  readonly logprobBasis: LogprobBasis
 }
 
 export interface CheckedOptions {
@@ -118,6 +126,7 @@ const INSTANCE_KEYS: readonly (keyof InstanceOptions)[] = [
   'weight',
   'apiKey',
   'vocabularySize',
+  'logprobBasis',
 ]
 const TIMEOUT_KEYS: readonly (keyof TimeoutOptions)[] = ['waitMs', 'firstTokenMs', 'progressMs', 'totalMs']
 
@@ -252,6 +261,7 @@ function readInstance(value: unknown, path: string, report: Report): CheckedInst
     weight: checkNumber(report, `${path}.weight`, value.weight, { min: 0, exclusive: true }, 1),
     apiKey: checkString(report, `${path}.apiKey`, value.apiKey, undefined),
     vocabularySize: checkInteger(report, `${path}.vocabularySize`, value.vocabularySize, { min: 1 }, null),
+    logprobBasis: checkOneOf(report, `${path}.logprobBasis`, value.logprobBasis, ['sampled', 'raw'], 'sampled'),
   }
 }
 

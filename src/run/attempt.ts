@@ -17,6 +17,7 @@ import { segmentSeed } from '../scheduling/seed.ts'
 import { exhaust, waitAgain } from './again.ts'
 import { confirmEnded } from './detach.ts'
 import { askAgain, blame } from './health.ts'
+import { basisOf } from './misfit.ts'
 import { type Attempt, type Instance, isMember, type Run } from './run.ts'
 import { part } from './segment.ts'
 import { settle } from './settle.ts'
@@ -125,7 +126,9 @@ function receive(run: Run, attempt: Attempt, sample: Sample, chunk: Chunk): void
   attempt.lastTokenAt = now
   attempt.firstTokenAt ??= now
   sample.firstTokenAt ??= now
-  append(outputOf(sample), chunk.tokenIds, chunk.logprobs, chunk.text)
+  const output = outputOf(sample)
+  append(output, chunk.tokenIds, chunk.logprobs, chunk.text)
+  if (basisOf(sample, attempt.instance) === 'raw') output.basis = 'raw'
   if (sample.task.listeners !== null) {
     const { tokenIds, logprobs, text } = chunk
     const event = {

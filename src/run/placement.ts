@@ -3,11 +3,11 @@
  * what the ledger and the instance's own machine allow (I3, I6, I7). Runs only as the action `place` of the supervisor
  * machine. A step costs O(log n) a placed sample, and O(1) when nothing can be placed.
  */
-import { RolloutError } from '../errors.ts'
 import { type Sample, tokenCount } from '../rollout/sample.ts'
 import type { WaitReason } from '../telemetry/events.ts'
 import { drive, openAttempt } from './attempt.ts'
 import { setAside } from './health.ts'
+import { misfitOf } from './misfit.ts'
 import { can, type Instance, type Run } from './run.ts'
 import { settle } from './settle.ts'
 import { count, metSlot } from './waitlist.ts'
@@ -26,8 +26,9 @@ export function place(run: Run): void {
     })
     if (id === null) return
     const instance = run.instances.get(id)!
-    if (!fits(sample, instance)) {
-      settle(run, sample, 'failed', outsideVocabulary(sample, instance))
+    const misfit = misfitOf(sample, instance)
+    if (misfit !== null) {
+      settle(run, sample, 'failed', misfit)
     } else if (needsAsking(run, instance)) {
       instance.actor.send({ type: 'server.suspected' })
     } else if (takes(instance)) {
@@ -51,19 +52,6 @@ export function blockedBy(run: Run): WaitReason {
   if (run.ledger.free > 0) return 'turn'
   for (const instance of run.instances.values()) if (instance.account.limit > 0) return 'capacity'
   return 'gate'
-}
-
-function fits(sample: Sample, instance: Instance): boolean {
-  const size = instance.spec.vocabularySize ?? instance.probe?.vocabularySize ?? null
-  return size === null || sample.task.spec.maxTokenId < size
-}
-
-function outsideVocabulary(sample: Sample, instance: Instance): RolloutError {
-  return new RolloutError(
-    'INVALID_TASK',
-    `task ${sample.task.id} has token id ${sample.task.spec.maxTokenId}, which is outside the vocabulary of instance ${instance.id}; check that prompt and model belong together`,
-    { instance: instance.id },
-  )
 }
 
 /**
