@@ -35,6 +35,8 @@ export interface InstanceOptions {
    * @default 'sampled'
    */
   readonly logprobBasis?: LogprobBasis
+  /** Name of the model, for the engine 'openai', whose requests carry one. @default the first that the server lists */
+  readonly model?: string
 }
 
 /** Deadlines in milliseconds. */
@@ -87,6 +89,7 @@ export interface CheckedInstance {
   readonly apiKey: string | undefined
   readonly vocabularySize: number | null
   readonly logprobBasis: LogprobBasis
+  readonly model: string | undefined
 }
 
 export interface CheckedOptions {
@@ -127,6 +130,7 @@ const INSTANCE_KEYS: readonly (keyof InstanceOptions)[] = [
   'apiKey',
   'vocabularySize',
   'logprobBasis',
+  'model',
 ]
 const TIMEOUT_KEYS: readonly (keyof TimeoutOptions)[] = ['waitMs', 'firstTokenMs', 'progressMs', 'totalMs']
 
@@ -261,6 +265,7 @@ function readInstance(value: unknown, path: string, report: Report): CheckedInst
     weight: checkNumber(report, `${path}.weight`, value.weight, { min: 0, exclusive: true }, 1),
     apiKey: checkString(report, `${path}.apiKey`, value.apiKey, undefined),
     vocabularySize: checkInteger(report, `${path}.vocabularySize`, value.vocabularySize, { min: 1 }, null),
+    model: checkString(report, `${path}.model`, value.model, undefined),
     logprobBasis: checkOneOf(report, `${path}.logprobBasis`, value.logprobBasis, ['sampled', 'raw'], 'sampled'),
   }
 }

@@ -17,6 +17,8 @@ export interface ChunkDecoder {
   read(events: readonly string[]): Chunk | null
   /** The error that an event carried, if one did. Read after `read`. */
   readonly failure: RolloutError | null
+  /** True where the decoder has set an end that the server knows nothing of: the socket is closed at once. */
+  readonly cut?: boolean
 }
 
 export interface ChunkRequest {
@@ -213,7 +215,9 @@ class ChunkStream implements AsyncIterableIterator<Chunk, undefined, undefined>,
       waiter.resolve({ done: false, value: chunk })
     }
     if (chunk.finishReason === null) return
-    this.#close(null, false)
+    const cut = this.#request.decoder.cut === true
+    this.#close(null, cut)
+    if (cut) return
     // The socket is worth keeping: let the server end the stream.
     this.#linger = this.#request.clock.setTimeout(() => this.#exchange?.abort(), LINGER_MS)
     this.#resume()

@@ -114,6 +114,8 @@ export interface DriverOptions {
   /** Base URL without a trailing slash. */
   readonly url: string
   readonly apiKey: string | undefined
+  /** Which of a server's models, where the protocol names one. */
+  readonly model?: string | undefined
   readonly clock: Clock
 }
 

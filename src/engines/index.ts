@@ -4,12 +4,16 @@
 import { RolloutError } from '../errors.ts'
 import { show } from '../problems.ts'
 import type { DriverFactory } from './driver.ts'
+import { createLlamaServerDriver } from './llama-server.ts'
+import { createOpenaiDriver } from './openai.ts'
 import { createSglangDriver } from './sglang.ts'
 import { createVllmDriver } from './vllm.ts'
 
 const ENGINES = {
   sglang: createSglangDriver,
   vllm: createVllmDriver,
+  'llama-server': createLlamaServerDriver,
+  openai: createOpenaiDriver,
 } as const satisfies Record<string, DriverFactory>
 
 /** Name of an engine that the package has a driver for. */

@@ -39,7 +39,13 @@ export function join(run: Run, specs: readonly CheckedInstance[]): Instance[] {
     const instance: Instance = {
       id: spec.id,
       spec,
-      driver: spec.createDriver({ id: spec.id, url: spec.url, apiKey: spec.apiKey, clock: run.clock }),
+      driver: spec.createDriver({
+        id: spec.id,
+        url: spec.url,
+        apiKey: spec.apiKey,
+        model: spec.model,
+        clock: run.clock,
+      }),
       actor: children[spec.id] as Instance['actor'],
       account: run.ledger.add(spec.id, spec.weight),
       attempts: new Set(),

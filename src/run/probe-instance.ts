@@ -22,9 +22,9 @@ export interface ProbeInstanceOptions {
  */
 export async function probeInstance(options: InstanceOptions, given: ProbeInstanceOptions = {}): Promise<Probe> {
   const { signal, clock = realClock } = given
-  const { id, url, apiKey, createDriver } = checkInstance(options)
+  const { id, url, apiKey, model, createDriver } = checkInstance(options)
   const ask = async (factory: DriverFactory): Promise<Probe> => {
-    const driver = factory({ id, url, apiKey, clock })
+    const driver = factory({ id, url, apiKey, model, clock })
     try {
       return await driver.probe(signal)
     } finally {

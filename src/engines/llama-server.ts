@@ -1,0 +1,75 @@
+/**
+ * llama-server (llama.cpp) over its own `POST /completion`, whose tokens have ids; the OpenAI routes' have none. It knows requests only by
+ * their sockets, has no pause and no versions, and changes its weights only by a restart. One call is one try (driver.ts).
+ * What its routes answer was seen on a real build (test/e2e/engines).
+ */
+import { isTokenIds } from '../rollout/task.ts'
+import { chunkStream } from './chunk-stream.ts'
+import type { Chunk, DriverOptions, EngineDriver } from './driver.ts'
+import { fault } from './faults.ts'
+import { asRecord } from './json.ts'
+import { llamaServerDecoder } from './llama-server-events.ts'
+import { type LoadRoute, probeLlamaServer, readLoad } from './llama-server-probe.ts'
+import { COMPLETION, completionBody } from './llama-server-request.ts'
+import { createTransport, jsonOf } from './transport.ts'
+
+export function createLlamaServerDriver(options: DriverOptions): EngineDriver {
+  const { clock } = options
+  const transport = createTransport(options)
+  const { peer } = transport
+  /** Of the last probe. */
+  let loadRoute: LoadRoute | null = '/metrics'
+
+  return {
+    engine: 'llama-server',
+    async probe(signal) {
+      const found = await probeLlamaServer(transport, signal)
+      loadRoute = found.loadRoute
+      return found.probe
+    },
+    load: (signal) => readLoad(transport, loadRoute ?? '/metrics', signal),
+    weightVersion: () => Promise.resolve(null),
+    generate(request, signal): AsyncIterable<Chunk> {
+      const { prompt, sampling } = request
+      if (typeof prompt !== 'string' && prompt.length > 0 && !isTokenIds(prompt)) {
+        const text = 'expected token ids or text, found chat messages; turn them into ids with tokenize() first'
+        throw fault('REQUEST_REJECTED', peer, `POST ${COMPLETION}: ${text}`)
+      }
+      if (sampling.minTokens > 0) {
+        const found = `expected minTokens 0, found ${sampling.minTokens}: llama-server cannot forbid an early end; leave minTokens out`
+        throw fault('REQUEST_REJECTED', peer, `POST ${COMPLETION}: ${found}, or take ignoreEos`)
+      }
+      const decoder = llamaServerDecoder(peer, sampling)
+      return chunkStream({ transport, clock, path: COMPLETION, body: completionBody(request), signal, decoder })
+    },
+    /** It has no route for this: closing the socket of the stream ends the request. */
+    abort: () => Promise.resolve(),
+    /** It is never paused. */
+    resume: () => Promise.resolve(),
+    updateWeights({ version }) {
+      const found = `expected a server that can load weights while it runs, found llama-server; for version ${version} restart it with the new file (--model), or update with a function of your own ("apply") that does`
+      return Promise.reject(fault('UPDATE_FAILED', peer, found))
+    },
+    async tokenize(prompt, signal) {
+      const post = async (path: string, body: object) =>
+        asRecord(jsonOf(peer, await transport.call({ method: 'POST', path, body, signal })))
+      let content = prompt
+      if (typeof content !== 'string') {
+        const applied = await post('/apply-template', { messages: content })
+        if (typeof applied.prompt !== 'string') throw notFound('/apply-template', 'a prompt', applied.prompt)
+        content = applied.prompt
+      }
+      // As its own routes tokenize a prompt that is text.
+      const { tokens } = await post('/tokenize', { content, add_special: true, parse_special: true })
+      if (Array.isArray(tokens) && tokens.every((id) => Number.isInteger(id))) return tokens
+      throw notFound('/tokenize', 'a list of token ids', tokens)
+    },
+    onHangUp: (listener) => transport.onHangUp(listener),
+    close: () => transport.close(),
+  }
+
+  function notFound(path: string, expected: string, found: unknown) {
+    const text = `POST ${path}: expected ${expected}, found ${typeof found}; update the server, or send token ids`
+    return fault('WRONG_PROTOCOL', peer, text)
+  }
+}
