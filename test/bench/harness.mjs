@@ -21,7 +21,7 @@ const results = new URL('./results/', import.meta.url)
 export const quick = process.argv.includes('--quick')
 
 /** What the figures were measured on. */
-export function machine() {
+function machine() {
   const require = createRequire(import.meta.url)
   const versions = Object.fromEntries(['xstate', 'rxjs', 'undici'].map((name) => [name, packageVersion(require, name)]))
   return {
@@ -64,7 +64,7 @@ export function describeMachine({ cpu, cores, memoryGiB, node, packages, loadAve
  * @param {() => T | Promise<T>} work
  * @returns {Promise<Measured<T>>}
  */
-export async function measure(work) {
+async function measure(work) {
   globalThis.gc?.()
   const cpuBefore = process.cpuUsage()
   const before = performance.now()

@@ -23,8 +23,8 @@ import { describeMachine, format, formatSpread, interleave, quick, save, spread,
 
 const AT_ONCE = 64
 const TOKENS = 100
-const ATTEMPTS = quick ? 128 : 512
-const ROUNDS = quick ? 1 : 7
+const ATTEMPTS = quick ? 128 : 256
+const ROUNDS = quick ? 1 : 5
 const PACED = { stepMs: 4, perSequenceMs: 0 }
 const FREE = { stepMs: 0, perSequenceMs: 0 }
 const LONG = 16_000
