@@ -2,6 +2,7 @@
  * Membership and health: instances join, are probed, open and close, and leave, while the run goes on (D9). Listens to what
  * the instance machines emit; the machines decide, this does the I/O they ask for and keeps the ledger in step.
  */
+import type { Probe } from '../engines/driver.ts'
 import { messageOf, RolloutError } from '../errors.ts'
 import type { CheckedInstance } from '../options.ts'
 import { waitAgain } from './again.ts'
@@ -135,7 +136,7 @@ export async function probe(run: Run, instance: Instance): Promise<void> {
     instance.heardAt = run.clock.now()
     instance.fault = null
     learnVocabulary(run)
-    const capacity = spec.capacity ?? found.capacity ?? DEFAULT_CAPACITY[found.engine] ?? DEFAULT_CAPACITY_OTHERS
+    const capacity = spec.capacity ?? slotsOf(found)
     const expected = run.version === null || found.capabilities.versions === 'none' ? null : String(run.version)
     run.log.info(
       {
@@ -167,6 +168,12 @@ export async function probe(run: Run, instance: Instance): Promise<void> {
     actor.send({ type: 'probe.failed' })
     tellState(run, instance)
   }
+}
+
+/** What the server says, where that is a number of slots. */
+function slotsOf({ capacity, engine }: Probe): number {
+  if (Number.isSafeInteger(capacity) && capacity! > 0) return capacity!
+  return DEFAULT_CAPACITY[engine] ?? DEFAULT_CAPACITY_OTHERS
 }
 
 function learnVocabulary(run: Run): void {

@@ -31,6 +31,8 @@ export function place(run: Run): void {
       settle(run, sample, 'failed', misfit)
     } else if (needsAsking(run, instance)) {
       instance.actor.send({ type: 'server.suspected' })
+      // A machine of the user's own may not know the event; asked for ever, it would hold up all others.
+      if (instance.account.limit > 0) setAside(run, instance)
     } else if (takes(instance)) {
       grant(run, sample, instance)
     } else {
