@@ -8,7 +8,8 @@ import { messageOf, RolloutError } from '../errors.ts'
 import { show } from '../problems.ts'
 import type { CoreCounters, CoreManners, EngineCore } from './embedded-contract.ts'
 import { createEngineCore } from './embedded-core.ts'
-import { createFaults, type EngineFaults, type RestartOptions } from './embedded-faults.ts'
+import { createFaults } from './embedded-fault-layer.ts'
+import type { EngineFaults, RestartOptions } from './embedded-faults.ts'
 import type { Dialect } from './embedded-http.ts'
 import { createLlamaDialect, llamaManners } from './embedded-llama.ts'
 import { createOpenaiDialect, openaiManners } from './embedded-openai.ts'
@@ -159,7 +160,7 @@ export async function startEmbeddedEngine(options: EmbeddedEngineOptions = {}): 
     const target = request.url ?? '/'
     const cut = target.indexOf('?')
     const path = cut < 0 ? target : target.slice(0, cut)
-    if (!layer.intercept(request, response, path)) dialect.handle(request, response, path)
+    layer.handle(request, response, path, () => dialect.handle(request, response, path))
   }
 
   function stop(): Promise<void> {

@@ -24,8 +24,11 @@ const BLANK = Buffer.from('\n\n')
 /** Two of the three bytes of U+20AC inside a string: what an event without such a character is replaced by. */
 const HALF_CHARACTER = Buffer.concat([Buffer.from('data: {"text":"'), Buffer.from([0xe2, 0x82])])
 
-/** Lets `afterEvents` events of the answer through; the next one is where it goes wrong. A shorter stream ends unharmed. */
-export function tamper(response: ServerResponse, fault: StreamFault, struck: () => void): void {
+/**
+ * Lets `afterEvents` events of the answer through; the next one is where it goes wrong, if `strikes` says so. A shorter stream ends
+ * unharmed.
+ */
+export function tamper(response: ServerResponse, fault: StreamFault, strikes: () => boolean): void {
   const write = response.write.bind(response) as (bytes: Buffer, done?: () => void) => boolean
   const end = response.end.bind(response) as () => ServerResponse
   let rest = Buffer.alloc(0)
@@ -37,14 +40,13 @@ export function tamper(response: ServerResponse, fault: StreamFault, struck: () 
     for (let at = rest.indexOf(BLANK); at >= 0 && !over; at = rest.indexOf(BLANK)) {
       const event = rest.subarray(0, at)
       rest = rest.subarray(at + BLANK.length)
-      if (events++ < fault.afterEvents) write(Buffer.concat([event, BLANK]))
+      if (events++ !== fault.afterEvents || !strikes()) write(Buffer.concat([event, BLANK]))
       else strike(event)
     }
   }
 
   function strike(event: Buffer): void {
     over = true
-    struck()
     if (fault.end.kind === 'bytes') {
       write(fault.end.bytes)
       end()
