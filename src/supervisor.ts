@@ -6,6 +6,7 @@ import { checkInteger, checkNumber, checkOneOf } from './checks.ts'
 import { messageOf, RolloutError } from './errors.ts'
 import { checkInstance, checkOptions, type InstanceOptions, type SupervisorOptions } from './options.ts'
 import { isRecord, type Problem, problemList, type Report, rejectUnknownKeys, show } from './problems.ts'
+import { checkTask } from './rollout/check-task.ts'
 import type { Completion } from './rollout/completion.ts'
 import type { Group } from './rollout/group.ts'
 import type { Task } from './rollout/task.ts'
@@ -127,6 +128,7 @@ export class Supervisor {
     const run = this.#run
     if (run.queue.size > 0 || run.ledger.free === 0 || !run.actor.getSnapshot().matches('rollout')) {
       mustBeOpen(run, 'trySubmit')
+      checkTask(task, run.vocabularySize)
       return null
     }
     const live = admit(run, task)

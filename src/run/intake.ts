@@ -19,7 +19,7 @@ import { wake } from './wake.ts'
 export function admit(run: Run, task: Task): LiveTask {
   mustBeOpen(run, 'submit')
   const spec = checkTask(task, run.vocabularySize)
-  const id = task.id ?? `task-${String(++run.lastTask).padStart(9, '0')}`
+  const id = task.id ?? freshId(run)
   if (run.tasks.has(id)) {
     throw new RolloutError(
       'DUPLICATE_TASK',
@@ -58,6 +58,14 @@ export function admit(run: Run, task: Task): LiveTask {
   run.hub.changed()
   wake(run, 'task.submitted')
   return live
+}
+
+/** Passes over ids that a user has given to tasks which still live. */
+function freshId(run: Run): string {
+  for (;;) {
+    const id = `task-${String(++run.lastTask).padStart(9, '0')}`
+    if (!run.tasks.has(id)) return id
+  }
 }
 
 function obey(run: Run, task: LiveTask, signal: AbortSignal): void {

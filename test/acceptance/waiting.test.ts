@@ -1,0 +1,358 @@
+/**
+ * Waiting: in line, with a reason, and woken one by one (D11, D13 to D15, D19, D20, D26, F14, and the deadlines of decision 18).
+ */
+import { describe, expect, test } from 'vitest'
+import { type DriverFactory, type PlacementPolicy, RolloutError, type WaitReason } from '../../src/index.ts'
+import { leastRequest } from '../../src/scheduling/least-request.ts'
+import { simulateServer } from '../../src/testing/simulated-fleet.ts'
+import { closeSimulation, simulate, startSimulation } from '../simulate.ts'
+
+describe('D11: every waiting sample can say what it waits for', () => {
+  const reasons = (map: ReadonlyMap<number, WaitReason>): WaitReason[] => [...map.values()]
+
+  test('phase, version, turn and gate', async () => {
+    const simulation = simulate([{ capacity: 1 }, { capacity: 2, tokenMs: 100 }], {
+      policy: { name: 'round-robin', strict: true },
+    })
+    const { clock, supervisor } = simulation
+    const early = supervisor.submit({ prompt: [1, 10] })
+    expect(reasons(early.waitingFor)).toEqual(['phase'])
+    await clock.run(supervisor.start())
+    const rollouts = [1, 2, 3, 4].map(() => supervisor.submit({ prompt: [1, 10], samples: 1 }))
+    const versioned = supervisor.submit({ prompt: [1, 10], minVersion: 1 })
+    expect(reasons(versioned.waitingFor)).toEqual(['version'])
+    // a, b and then a again, which is full: the turn is a's, although b has a slot.
+    expect(reasons(rollouts[1]!.waitingFor)).toEqual(['turn'])
+    expect(supervisor.getSnapshot().waiting).toMatchObject({ turn: 3, version: 1 })
+    versioned.cancel()
+    await clock.run(supervisor.pause())
+    expect(reasons(rollouts[3]!.waitingFor)).toEqual(['phase'])
+    await supervisor.resume()
+    await clock.run(supervisor.drainAll())
+    for (const server of simulation.servers) server.die()
+    const stuck = supervisor.submit({ prompt: [1, 10], samples: 6 })
+    await clock.advance(50)
+    expect(new Set(reasons(stuck.waitingFor))).toEqual(new Set(['gate']))
+    stuck.cancel()
+    expect(await closeSimulation(simulation)).toBe(0)
+  })
+
+  test('a busy engine: backoff, for as long as it asked', async () => {
+    const simulation = simulate([])
+    const { clock, supervisor } = simulation
+    const server = simulateServer(clock, { id: 'a' })
+    const tries: number[] = []
+    const engine: DriverFactory = (options) => {
+      const driver = server.engine(options)
+      const generate: typeof driver.generate = (request, signal) => {
+        tries.push(clock.now())
+        if (tries.length < 3) throw new RolloutError('BUSY', 'no room', { retryAfterMs: 700 })
+        return driver.generate(request, signal)
+      }
+      return { ...driver, generate }
+    }
+    supervisor.add({ id: 'a', url: server.url, engine })
+    await clock.run(supervisor.start())
+    const rollout = supervisor.submit({ prompt: [1, 10] })
+    expect(reasons(rollout.waitingFor)).toEqual(['backoff'])
+    expect(supervisor.getSnapshot().waiting.backoff).toBe(1)
+    expect((await clock.run(rollout.result)).complete).toBe(true)
+    expect(tries).toEqual([0, 700, 1_400])
+    expect(supervisor.getSnapshot().instances[0]).toMatchObject({ state: 'serving.idle', failed: 0 })
+    expect(await closeSimulation(simulation)).toBe(0)
+  })
+
+  test('reasons sum to the number that waits', async () => {
+    const simulation = await startSimulation([{ capacity: 1 }])
+    const { clock, supervisor } = simulation
+    supervisor.submit({ prompt: [1, 10], samples: 4 })
+    supervisor.submit({ prompt: [1, 10], samples: 2, minVersion: 3 })
+    const { waiting, conservation } = supervisor.getSnapshot()
+    expect(waiting).toMatchObject({ capacity: 3, version: 2 })
+    expect(conservation.waiting).toBe(5)
+    expect(await closeSimulation(simulation)).toBe(0)
+    expect(clock.pending).toBe(0)
+  })
+
+  test('waitMs ends a sample that got no slot as expired, and no other', async () => {
+    const simulation = await startSimulation([{ capacity: 1 }], { timeouts: { waitMs: 150 } })
+    const { clock, supervisor } = simulation
+    const group = await clock.run(supervisor.submit({ prompt: [1, 10], samples: 3 }).result)
+    expect(group.completions.map(({ outcome, error }) => [outcome, error?.code ?? null])).toEqual([
+      ['completed', null],
+      ['completed', null],
+      ['expired', 'WAIT_TIMEOUT'],
+    ])
+    expect(group.completions[2]!.timings).toEqual({ waitedMs: 150, firstTokenMs: null, totalMs: 150 })
+    expect(await closeSimulation(simulation)).toBe(0)
+  })
+
+  test('waitMs is over with the first slot: a sample that waits again is not expired', async () => {
+    const simulation = await startSimulation([{ capacity: 1 }, { capacity: 1 }], { timeouts: { waitMs: 50 } })
+    const { clock, supervisor } = simulation
+    supervisor.submit({ prompt: [1, 30] })
+    const moved = supervisor.submit({ prompt: [1, 30] })
+    await clock.advance(40)
+    await clock.run(supervisor.remove('b'))
+    const { completions } = await clock.run(moved.result)
+    expect(completions[0]).toMatchObject({ outcome: 'completed', segments: [{ instance: 'b' }, { instance: 'a' }] })
+    expect(completions[0]!.timings.waitedMs).toBeGreaterThan(50)
+    expect(await closeSimulation(simulation)).toBe(0)
+  })
+})
+
+describe('deadlines under a lease (decision 18)', () => {
+  test('firstTokenMs moves a sample elsewhere, and exhausts its attempts where nobody answers', async () => {
+    const simulation = await startSimulation([{ capacity: 4 }, { capacity: 4 }], {
+      timeouts: { firstTokenMs: 200 },
+      retry: { attempts: 3 },
+      breaker: { failures: 1, resetMs: 10_000, maxResetMs: 10_000 },
+    })
+    const { clock, supervisor } = simulation
+    simulation.server('a').freeze()
+    const group = await clock.run(supervisor.submit({ prompt: [1, 5], samples: 2 }).result)
+    expect(group.complete).toBe(true)
+    expect(
+      group.completions.map(({ segments }) => segments.map(({ instance, reason }) => `${instance} ${reason}`)),
+    ).toEqual([['a timedOut', 'b finished'], ['b finished']])
+    simulation.server('b').freeze()
+    const stuck = supervisor.submit({ prompt: [1, 5] })
+    const { completions } = await clock.run(stuck.result)
+    expect(completions[0]).toMatchObject({ outcome: 'failed', error: { code: 'ATTEMPTS_EXHAUSTED' } })
+    expect(completions[0]!.segments.length).toBe(3)
+    expect(await closeSimulation(simulation)).toBe(0)
+  })
+
+  test('progressMs moves a sample that stands still, from the tokens it has', async () => {
+    const simulation = await startSimulation(
+      [
+        { capacity: 1, chunkTokens: 1 },
+        { capacity: 1, chunkTokens: 1 },
+      ],
+      {
+        timeouts: { progressMs: 50 },
+      },
+    )
+    const { clock, supervisor } = simulation
+    const rollout = supervisor.submit({ prompt: [7, 10] })
+    await clock.advance(45)
+    const at = supervisor.getSnapshot().instances.find(({ running }) => running === 1)!.id
+    simulation.server(at).freeze()
+    const { completions } = await clock.run(rollout.result)
+    expect(completions[0]!.tokenIds.length).toBe(10)
+    expect(completions[0]!.segments.map(({ start, end, reason }) => [start, end, reason])).toEqual([
+      [0, 4, 'timedOut'],
+      [4, 10, 'finished'],
+    ])
+    expect(await closeSimulation(simulation)).toBe(0)
+  })
+
+  test('totalMs sums the time under leases, keeps the tokens, and frees the slot when the engine has ended it', async () => {
+    const simulation = await startSimulation([{ capacity: 1, chunkTokens: 1 }], { timeouts: { totalMs: 100 } })
+    const { clock, supervisor, servers } = simulation
+    const other = supervisor.submit({ prompt: [1, 9] })
+    const rollout = supervisor.submit({ prompt: [7, 50] })
+    const { completions } = await clock.run(rollout.result)
+    expect(completions[0]).toMatchObject({ outcome: 'expired', error: { code: 'TOTAL_TIMEOUT' } })
+    expect([completions[0]!.tokenIds.length, clock.now()]).toEqual([9, 190])
+    expect((await other.result).complete).toBe(true)
+    await clock.settle()
+    expect([servers[0]!.running, supervisor.getSnapshot().instances[0]!.running]).toEqual([0, 0])
+    expect(await closeSimulation(simulation)).toBe(0)
+  })
+})
+
+test('D13: a pause stops placement at once, also of those just woken', async () => {
+  const simulation = await startSimulation([{ capacity: 2 }])
+  const { clock, supervisor } = simulation
+  let paused: Promise<void> | null = null
+  const placed: number[] = []
+  supervisor.events$.subscribe((event) => {
+    if (event.type === 'sample.placed') placed.push(event.at)
+    // As a slot is freed, and before the one that waits for it is placed.
+    if (event.type === 'sample.released') paused ??= supervisor.pause()
+  })
+  const rollout = supervisor.submit({ prompt: [1, 10], samples: 6 })
+  await clock.advance(10_000)
+  expect(placed).toEqual([0, 0])
+  await paused
+  expect(supervisor.getSnapshot()).toMatchObject({ phase: 'paused', waiting: { phase: 4 } })
+  const later = supervisor.submit({ prompt: [1, 10] })
+  expect(supervisor.trySubmit({ prompt: [1, 10] })).toBe(null)
+  await clock.advance(10_000)
+  expect(placed.length).toBe(2)
+  await supervisor.resume()
+  await clock.run(Promise.all([rollout.result, later.result]))
+  expect(placed.length).toBe(7)
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test('D14: 200 waiters over 2 slots cost at most 2 placement steps a task', async () => {
+  const simulation = await startSimulation([{ capacity: 1 }, { capacity: 1 }])
+  const { clock, supervisor } = simulation
+  const before = supervisor.getSnapshot().placementSteps
+  for (let key = 0; key < 200; key++) supervisor.submit({ prompt: [key, 1 + (key % 5)] })
+  await clock.run(supervisor.drainAll())
+  expect(supervisor.getSnapshot().placementSteps - before).toBeLessThanOrEqual(400)
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test('D15: first come, first served within a class and a priority, and classes in their order', async () => {
+  const simulation = await startSimulation([{ capacity: 1 }, { capacity: 1 }])
+  const { clock, supervisor } = simulation
+  const order: string[] = []
+  supervisor.events$.subscribe((event) => {
+    if (event.type === 'sample.placed') order.push(event.taskId)
+  })
+  supervisor.submit({ id: 'running', prompt: [1, 10] })
+  supervisor.submit({ id: 'interrupted', prompt: [2, 40] })
+  await clock.advance(5)
+  supervisor.submit({ id: 'first', prompt: [1, 10] })
+  supervisor.submit({ id: 'second', prompt: [1, 10] })
+  supervisor.submit({ id: 'urgent', prompt: [1, 10], priority: 5 })
+  supervisor.submit({ id: 'evaluation', prompt: [1, 10], kind: 'evaluation' })
+  supervisor.submit({ id: 'lazy', prompt: [1, 10], priority: -1 })
+  const removed = supervisor.remove('b')
+  await clock.advance(50)
+  supervisor.submit({ id: 'newcomer', prompt: [1, 10] })
+  await clock.run(supervisor.drainAll())
+  await clock.run(removed)
+  const waited = order.slice(2)
+  expect(waited).toEqual(['evaluation', 'interrupted', 'urgent', 'first', 'second', 'newcomer', 'lazy'])
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test('D19: nothing grows with the number of tasks ever run', async () => {
+  const simulation = await startSimulation([{ capacity: 4 }, { capacity: 4 }])
+  const { clock, supervisor } = simulation
+  const sizes: number[] = []
+  for (let turn = 0; turn < 3; turn++) {
+    for (let key = 0; key < 100; key++) supervisor.submit({ id: `same-${key}`, prompt: [key, 2], samples: 2 })
+    await clock.run(supervisor.drainAll())
+    await clock.settle()
+    expect(clock.pending).toBe(0)
+    // What the supervisor holds, as far as it can be reached; its maps are looked at in the property tests (I5).
+    sizes.push(JSON.stringify(supervisor.actor.getPersistedSnapshot()).length)
+  }
+  expect(sizes[2]).toBe(sizes[0])
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test('D20: a placement looks at no more instances in a large fleet than in a small one', async () => {
+  const looksOf = async (instances: number): Promise<number> => {
+    let looks = 0
+    const inner = leastRequest()
+    /** least-request that counts how often it reads the load of an instance. */
+    const counting: PlacementPolicy = {
+      name: 'counting',
+      add: (instance) =>
+        inner.add({
+          get id() {
+            return instance.id
+          },
+          get limit() {
+            looks++
+            return instance.limit
+          },
+          get running() {
+            return instance.running
+          },
+          get weight() {
+            return instance.weight
+          },
+          get lastGranted() {
+            return instance.lastGranted
+          },
+          get failures() {
+            return instance.failures
+          },
+        }),
+      remove: (id) => inner.remove(id),
+      changed: (instance) => {
+        looks++
+        inner.changed(instance)
+      },
+      pick: (sample) => inner.pick(sample),
+    }
+    const fleet = Array.from({ length: instances }, (_, at) => ({ id: `i${at}`, capacity: 2 }))
+    const simulation = await startSimulation(fleet, { policy: counting })
+    looks = 0
+    simulation.supervisor.submit({ prompt: [1, 5], samples: 100 })
+    await simulation.clock.run(simulation.supervisor.drainAll())
+    const counted = looks
+    expect(await closeSimulation(simulation)).toBe(0)
+    return counted
+  }
+  const [small, large] = [await looksOf(50), await looksOf(500)]
+  expect(large).toBeLessThanOrEqual(small)
+})
+
+test('D26: whatever a batch waits for ends with that one thing: no second gate holds it', async () => {
+  const simulation = await startSimulation([{ capacity: 2 }])
+  const { clock, supervisor } = simulation
+  await clock.run(supervisor.pause())
+  const reader = supervisor.completions({ highWaterMark: 1 })
+  const first = reader.next()
+  const batch = [1, 2, 3].map((key) => supervisor.submit({ prompt: [key, 5], samples: 2, minVersion: 1 }))
+  expect(supervisor.getSnapshot().waiting).toMatchObject({ version: 6 })
+  await clock.run(supervisor.updateWeights({ version: 1, path: '/w' }))
+  expect(supervisor.getSnapshot().waiting).toMatchObject({ version: 0, phase: 6 })
+  await supervisor.resume()
+  await clock.run(batch[0]!.result)
+  await clock.advance(1_000)
+  // Only the reader holds it back now, and only it says so.
+  const { waiting } = supervisor.getSnapshot()
+  expect(waiting.backPressure).toBeGreaterThan(0)
+  expect(Object.values(waiting).reduce((sum, each) => sum + each, 0)).toBe(waiting.backPressure)
+  await first
+  await reader.return!()
+  const groups = await clock.run(Promise.all(batch.map(({ result }) => result)))
+  expect(groups.every(({ complete }) => complete)).toBe(true)
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+describe('F14: a slow consumer slows admission down', () => {
+  test('nothing is dropped, and at most its mark and the samples of started tasks are held', async () => {
+    const simulation = await startSimulation([{ capacity: 4 }])
+    const { clock, supervisor } = simulation
+    const highWaterMark = 3
+    const reader = supervisor.completions({ highWaterMark })
+    const read: string[] = []
+    const take = async (): Promise<void> => {
+      read.push((await reader.next()).value.id)
+    }
+    const first = take()
+    const tasks = Array.from({ length: 20 }, (_, key) =>
+      supervisor.submit({ id: `t${key}`, prompt: [key, 2], samples: 4 }),
+    )
+    const evaluation = supervisor.submit({ prompt: [99, 2], samples: 4, kind: 'evaluation' })
+    await clock.advance(100_000)
+    await first
+    const { ended } = supervisor.getSnapshot().conservation
+    // Evaluations go on, and are not in the reader.
+    expect((await evaluation.result).complete).toBe(true)
+    expect(ended.completed - 4 - read.length).toBeLessThanOrEqual(highWaterMark + 2 * 4)
+    expect(ended.completed).toBeLessThan(20)
+    expect([...tasks.at(-1)!.waitingFor.values()]).toEqual(new Array(4).fill('backPressure'))
+    while (read.length < 80) {
+      await take()
+      await clock.advance(1_000)
+    }
+    expect(new Set(read).size).toBe(80)
+    expect(supervisor.getSnapshot().conservation.waiting).toBe(0)
+    expect(await closeSimulation(simulation)).toBe(0)
+  })
+
+  test('a reader that never began, or has left, holds nobody up', async () => {
+    const simulation = await startSimulation([{ capacity: 4 }])
+    const { clock, supervisor } = simulation
+    supervisor.completions({ highWaterMark: 1 })
+    const left = supervisor.completions({ highWaterMark: 1 })
+    const pending = left.next()
+    await left.return!()
+    expect((await pending).done).toBe(true)
+    const group = await clock.run(supervisor.submit({ prompt: [1, 2], samples: 40 }).result)
+    expect(group.complete).toBe(true)
+    expect(await closeSimulation(simulation)).toBe(0)
+  })
+})
