@@ -1,6 +1,7 @@
 /**
  * Embedded engines for commands that need no servers of their own: started together, closed together, known only by their URLs.
  */
+import type { InstanceOptions } from '../index.ts'
 import { type EmbeddedEngine, startEmbeddedEngine, type TinyWeights } from '../testing/index.ts'
 
 export interface EmbeddedFleetOptions {
@@ -14,7 +15,7 @@ export interface EmbeddedFleetOptions {
 }
 
 export interface EmbeddedFleet {
-  readonly instances: readonly { readonly id: string; readonly url: string; readonly engine: 'sglang' }[]
+  readonly instances: readonly (InstanceOptions & { readonly id: string })[]
   close(): Promise<void>
 }
 
@@ -40,7 +41,9 @@ export async function startEmbeddedFleet(options: EmbeddedFleetOptions): Promise
     throw error
   }
   return {
-    instances: engines.map(({ url }, index) => ({ id: `engine-${index + 1}`, url, engine: 'sglang' })),
+    instances: engines.map(({ url, weights: { vocabularySize } }, index) => {
+      return { id: `engine-${index + 1}`, url, engine: 'sglang', vocabularySize }
+    }),
     close,
   }
 }

@@ -23,6 +23,8 @@ export interface RunOptions {
   readonly concurrency: number | null
   /** How long running samples may go on after a signal. */
   readonly graceMs: number
+  /** How long no server may answer before the run ends. */
+  readonly giveUpMs: number
   readonly json: boolean
   readonly quiet: boolean
   readonly verbose: boolean
@@ -31,6 +33,8 @@ export interface RunOptions {
 
 /** Within the 30 s that Kubernetes and systemd grant by default, with time to close. */
 const GRACE_MS = 25_000
+/** A server that restarts with large weights on a slow disk is back by then. */
+const GIVE_UP_MS = 30 * 60_000
 
 const whole = (min: number, max: number, about: string) => ({ type: 'number', whole: true, min, max, about }) as const
 const number = (min: number, max: number, about: string) => ({ type: 'number', whole: false, min, max, about }) as const
@@ -65,6 +69,7 @@ export const RUN_FLAGS = {
   concurrency: whole(1, MOST, 'samples in flight at most (twice what the fleet runs at once)'),
   policy: { type: 'word', allowed: policyNames, about: `${policyNames.join(' or ')} (${policyNames[0]})` },
   grace: { type: 'duration', about: `after a signal, running samples may take so long to end (${GRACE_MS / 1_000}s)` },
+  'give-up': { type: 'duration', about: `end when no server has answered for so long (${GIVE_UP_MS / 60_000}m)` },
   json: { type: 'switch', about: 'the summary as one JSON object, on stdout with --output, else on stderr' },
   quiet: { type: 'switch', about: 'no progress and no summary on stderr, only what is wrong' },
   'no-color': { type: 'switch', about: 'no colours; NO_COLOR does the same' },
@@ -122,6 +127,7 @@ export function readRunOptions(args: readonly string[], env: Io['env']): RunOpti
     sampling: readSampling(settings),
     concurrency: settings.number('concurrency'),
     graceMs: settings.number('grace') ?? GRACE_MS,
+    giveUpMs: settings.number('give-up') ?? GIVE_UP_MS,
     json: settings.on('json'),
     quiet: settings.on('quiet'),
     verbose: settings.on('verbose'),

@@ -25,13 +25,16 @@ export interface RunCounts {
 export interface RunMoment {
   readonly running: number
   readonly waiting: number
+  /** Work waits, none runs, and something is wrong with every server. */
+  readonly stuck: boolean
   /** Since the run began, those of running samples left out. */
   readonly tokens: number
 }
 
 export function momentOf({ conservation, instances }: FleetView): RunMoment {
   const { running, waiting } = conservation
-  return { running, waiting, tokens: instances.reduce((sum, instance) => sum + instance.tokens, 0) }
+  const stuck = waiting > 0 && running === 0 && instances.every(({ fault }) => fault !== null)
+  return { running, waiting, stuck, tokens: instances.reduce((sum, instance) => sum + instance.tokens, 0) }
 }
 
 /** Long enough to be read, short enough to follow the run. */
@@ -60,6 +63,8 @@ export interface RunLine {
   readonly elapsedMs: number
 }
 
+const NO_SERVER = 'no server answers'
+
 /** The parts that fit, most important first. */
 export function runLine(
   { counts, moment, tokensPerSecond, elapsedMs }: RunLine,
@@ -72,18 +77,18 @@ export function runLine(
   const total = totalOf(counts)
   const about = counts.read === 1 ? '' : '~'
   const progress = `${count(done)}${total === null ? '' : `/${about}${count(Math.max(total, done))}`} samples`
-  const etaMs = total === null || now === 0 ? null : (elapsedMs / now) * Math.max(0, total - done)
+  const etaMs = total === null || now === 0 || moment.stuck ? null : (elapsedMs / now) * Math.max(0, total - done)
   const failed = counts.failed + counts.unusable
   const speed = `${compact(tokensPerSecond)} tok/s`
   const time = timeWords(elapsedMs, etaMs)
-  const parts = [
+  const parts: readonly (readonly [string, string])[] = [
     [progress, style(progress, 'bold')],
     plain(`running ${count(moment.running)}`),
     plain(`waiting ${count(moment.waiting)}`),
-    [speed, style(speed, 'cyan')],
+    moment.stuck ? [NO_SERVER, style(NO_SERVER, 'red')] : [speed, style(speed, 'cyan')],
     [`failed ${count(failed)}`, style(`failed ${count(failed)}`, failed > 0 ? 'red' : 'dim')],
     [time, style(time, 'dim')],
-  ] as const
+  ]
   return fitParts(parts, columns)
 }
 
@@ -105,7 +110,9 @@ export function summaryText(summary: RunSummary, color: boolean): string {
   const parts = [
     `${style(count(completed), 'bold')} completed`,
     red(`${count(failed)} failed`, failed),
-    ...(unusable > 0 ? [red(`${count(unusable)} lines could not be used`, unusable)] : []),
+    ...(unusable > 0
+      ? [red(`${count(unusable)} ${unusable === 1 ? 'line' : 'lines'} could not be used`, unusable)]
+      : []),
     ...(skipped > 0 ? [`${count(skipped)} done before`] : []),
     `${count(tokens)} tokens in ${seconds.toFixed(1)} s (${count(Math.round(tokens / Math.max(seconds, 0.001)))} a second)`,
   ]

@@ -20,7 +20,7 @@ const PLAIN_MS = 10_000
 /** How often the live line is offered a new state; the line itself decides how often it is drawn. */
 const TICK_MS = 100
 /** How often servers are looked at for something wrong. */
-const FAULT_MS = 1_000
+const WATCH_MS = 1_000
 /** Capacity is looked up this often while the window waits for room. */
 const CAPACITY_MS = 1_000
 /** Samples in flight for each slot of the fleet: enough that no slot waits for the input. */
@@ -60,6 +60,9 @@ export async function run(args: readonly string[], io: Io): Promise<number> {
     forget()
   }
 }
+
+/** Why a run ends whose servers are gone. */
+const GIVEN_UP = 'given up'
 
 interface Session {
   readonly options: RunOptions
@@ -116,6 +119,10 @@ async function complete(session: Session, input: RunWork['input']): Promise<numb
     await sink.flush()
   }
   if (sink.failure !== null) throw outputFailure(options.output, sink.failure)
+  if (signal.reason === GIVEN_UP)
+    throw new CommandError(
+      `no server has answered for ${options.giveUpMs / 1_000} s; ${counts.completed} samples were completed; start the servers and run it again`,
+    )
   const stopped = signalOf(signal)
   const { samples, read, ...sums } = counts
   const failedBefore = output.memory.failed
@@ -152,9 +159,9 @@ function fleetLimit(supervisor: RunWork['supervisor'], now: () => number): () =>
   }
 }
 
-/** Draws the live line, and says what goes wrong with servers. @returns ends it */
+/** Draws the live line, says what goes wrong with servers, and gives up when none has answered for long. @returns ends it */
 function showProgress(
-  { options, io, live, now }: Session,
+  { options, io, live, now, stop }: Session,
   { supervisor, counts }: RunWork,
   startedAt: number,
 ): () => void {
@@ -170,15 +177,19 @@ function showProgress(
     })
   }
   const faults = new Map<string, string | null>()
-  const tell = (): void => {
-    for (const { id, fault } of supervisor.getSnapshot().instances) {
+  let answeredAt = startedAt
+  const watch = (): void => {
+    const view = supervisor.getSnapshot()
+    for (const { id, fault } of view.instances) {
       // Once, until the server answers again or something else is wrong with it.
       if (fault !== null && faults.get(id) !== fault) live.say(fault)
       faults.set(id, fault)
     }
+    if (!momentOf(view).stuck) answeredAt = now()
+    else if (now() - answeredAt >= options.giveUpMs) stop.abort(GIVEN_UP)
   }
-  tell()
-  const timers = [setInterval(draw, TICK_MS), setInterval(tell, FAULT_MS)]
+  watch()
+  const timers = [setInterval(draw, TICK_MS), setInterval(watch, WATCH_MS)]
   return () => {
     for (const timer of timers) clearInterval(timer)
     live.end()

@@ -21,3 +21,15 @@ it('answers like a Map', () => {
     { numRuns: 20, size: 'max' },
   )
 })
+
+it('tells a million keys apart that differ in little', () => {
+  const table = createKeyTable()
+  let mistaken = 0
+  for (let number = 0; number < 250_000; number++) {
+    for (const key of [`p${number}`, `0 prompt-${number}`, `${number} a`, `train/${number}/x`]) {
+      if (table.set(key, 1) !== 0) mistaken += 1
+    }
+  }
+  expect(mistaken).toBe(0)
+  expect(table.size).toBe(1_000_000)
+})

@@ -82,6 +82,19 @@ describe('signals', () => {
     expect(keysOf(rowsIn(output))).toEqual(keysOfPrompts(3))
   })
 
+  it('a fleet that dies and does not come back within --give-up ends the run with 1; what was completed stays', async () => {
+    const engine = await fastEngine({ stepMs: 1 })
+    const output = freshPath()
+    const args = [fileOf(prompts(300)), '--url', engine.url, '--output', output, '--give-up', '1ms']
+    const result = run(args)
+    await until(() => engine.counters.requests > 20)
+    await engine.close()
+    const { code, err } = await result
+    expect(code).toBe(1)
+    expect(err).toContain('no server has answered for 0.001 s')
+    for (const { outcome } of rowsIn(output)) expect(outcome).toBe('completed')
+  })
+
   it('one that comes while servers are asked ends it too', async () => {
     const engine = await fastEngine()
     const { code, out } = await run([fileOf(prompts(3)), '--url', engine.url], (io) => {
