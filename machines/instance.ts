@@ -37,6 +37,8 @@ export interface InstanceContext extends InstanceInput {
   /** Weights label as the server says it. */
   readonly weightVersion: string | null
   readonly drainMs: number | null
+  /** To be asked, as soon as its gate opens, before it has work. */
+  readonly suspected: boolean
 }
 
 /** What an instance machine is told. */
@@ -99,6 +101,8 @@ export const instanceMachine = setup({
       event.type === 'lease.released' && event.outcome === 'failed' && context.failures + 1 >= context.breaker.failures,
     /** Its circuit has not closed since it opened: no generation has succeeded yet. */
     wasOnTrial: ({ context }) => context.openings > 0,
+    /** Something spoke against it while its gate was closed. */
+    isSuspected: ({ context }) => context.suspected,
     hasCurrentWeights: ({ event }) =>
       event.type === 'probe.succeeded' && (event.expected === null || event.expected === event.weightVersion),
   },
@@ -111,12 +115,15 @@ export const instanceMachine = setup({
       return outcome === 'failed' ? { leases, failures: context.failures + 1 } : { leases, failures: 0 }
     }),
     learn: assign(({ event }) =>
-      event.type === 'probe.succeeded' ? { capacity: event.capacity, weightVersion: event.weightVersion } : {},
+      event.type === 'probe.succeeded'
+        ? { capacity: event.capacity, weightVersion: event.weightVersion, suspected: false }
+        : {},
     ),
     resize: assign(({ event }) => (event.type === 'capacity.changed' ? { capacity: event.capacity } : {})),
     relabel: assign(({ event }) =>
-      event.type === 'weights.loaded' ? { weightVersion: event.weightVersion, failures: 0 } : {},
+      event.type === 'weights.loaded' ? { weightVersion: event.weightVersion, failures: 0, suspected: false } : {},
     ),
+    suspect: assign({ suspected: true }),
     countOpening: assign({ openings: ({ context }) => context.openings + 1 }),
     recover: assign({ failures: 0, openings: 0 }),
     setDeadline: assign(({ event }) => (event.type === 'instance.drain' ? { drainMs: event.deadlineMs } : {})),
@@ -141,6 +148,7 @@ export const instanceMachine = setup({
     openings: 0,
     weightVersion: null,
     drainMs: null,
+    suspected: false,
   }),
   initial: 'connecting',
   on: {
@@ -239,7 +247,12 @@ export const instanceMachine = setup({
     /** The gate is closed by a phase; leases may still be held. */
     paused: {
       on: {
-        'gate.opened': [{ guard: 'wasOnTrial', target: 'unhealthy.trial' }, { target: 'serving' }],
+        'gate.opened': [
+          { guard: 'wasOnTrial', target: 'unhealthy.trial' },
+          { guard: 'isSuspected', target: 'suspected' },
+          { target: 'serving' },
+        ],
+        'server.suspected': { actions: 'suspect' },
         'weights.loaded': { actions: 'relabel' },
         'weights.lost': { target: 'stale' },
         'probe.failed': { target: 'unhealthy' },

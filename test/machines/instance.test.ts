@@ -49,8 +49,15 @@ function label(event: InstanceMachineEvent): string {
 
 /** Two snapshots are one state when nothing but counters beyond what guards ask for differs. */
 function serializeState(snapshot: Snapshot): string {
-  const { leases, capacity, failures, openings, breaker } = snapshot.context
-  return [nameOf(snapshot), leases, capacity, Math.min(failures, breaker.failures), Math.min(openings, 1)].join(' ')
+  const { leases, capacity, failures, openings, breaker, suspected } = snapshot.context
+  return [
+    nameOf(snapshot),
+    leases,
+    capacity,
+    Math.min(failures, breaker.failures),
+    Math.min(openings, 1),
+    suspected,
+  ].join(' ')
 }
 
 /** More leases than this come of no grant. */
@@ -97,7 +104,7 @@ describe('every reachable state against every event', () => {
       draining --lease.released (failed)--> draining | stopped
       draining --lease.released (neutral)--> draining | stopped
       draining --lease.released (succeeded)--> draining | stopped
-      paused --gate.opened--> serving.busy | serving.idle | serving.saturated | unhealthy.trial
+      paused --gate.opened--> serving.busy | serving.idle | serving.saturated | suspected | unhealthy.trial
       paused --instance.drain--> draining | stopped
       paused --instance.stop--> stopped
       paused --lease.released (failed)--> paused | unhealthy.open

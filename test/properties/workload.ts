@@ -87,6 +87,8 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
   atRest = invariants.atRest
 
   let healing = false
+  /** Servers that died over running work. */
+  const missed = new Set<string>()
   let submitted = 0
   let version = between(0, 3)
   const rollouts: Rollout[] = []
@@ -199,7 +201,7 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
     [1, () => leave(() => (chance(0.5) ? {} : { timeoutMs: between(0, 200) }))],
     [1, () => leave(() => null)],
     [1, () => void (servers.size < 8 && supervisor.add(server()))],
-    [2, () => pick([...servers.values()])!.die()],
+    [2, () => die(pick([...servers.values()])!)],
     [2, () => revive(pick([...servers.values()])!)],
     [1, () => pick([...servers.values()])!.freeze()],
     [2, () => pick([...servers.values()])!.thaw()],
@@ -208,9 +210,14 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
     [2, read],
     [1, stopReading],
   ]
-  /** With the weights it died with: a restart that nobody saw cannot be known of. */
+  function die(each: SimulatedServer): void {
+    if (each.running > 0) missed.add(each.id)
+    each.die()
+  }
+  /** Restarts with the weights of its beginning, where somebody can have noticed; else nobody could know of it. */
   function revive(each: SimulatedServer): void {
-    each.revive(each.weightVersion)
+    if (missed.delete(each.id)) each.revive()
+    else each.revive(each.weightVersion)
   }
   const weights = commands.reduce((sum, [weight]) => sum + weight, 0)
   function command(): () => unknown {

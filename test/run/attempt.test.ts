@@ -110,3 +110,24 @@ function scripted(
     close: async () => {},
   })
 }
+
+test.each([{ progressMs: 100 }, { progressMs: 100, totalMs: 3_600_000, firstTokenMs: 60_000 }])(
+  'an attempt that stands still after its first tokens is found after progressMs: $progressMs (decision 18)',
+  async (timeouts) => {
+    const simulation = await startSimulation([{ capacity: 1 }, { capacity: 1 }], { timeouts })
+    const { clock, supervisor } = simulation
+    const rollout = supervisor.submit({ prompt: [7, 5], sampling: { maxTokens: 50, ignoreEos: true } })
+    await clock.advance(30)
+    const { id } = supervisor.getSnapshot().instances.find(({ running }) => running === 1)!
+    const frozenAt = clock.now()
+    simulation.server(id).freeze()
+    const [completion] = (await clock.run(rollout.result)).completions
+    const [stood, next] = completion!.segments
+    expect(stood).toMatchObject({ reason: 'timedOut', instance: id })
+    expect(stood!.end).toBeGreaterThan(0)
+    expect(next).toMatchObject({ reason: 'finished', start: stood!.end })
+    expect(stood!.endedAt - frozenAt).toBeLessThanOrEqual(100)
+    simulation.server(id).thaw()
+    expect(await closeSimulation(simulation)).toBe(0)
+  },
+)

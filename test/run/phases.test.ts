@@ -203,3 +203,19 @@ test('a server on trial that was silent for long is asked again before it has wo
   expect(supervisor.getSnapshot().instances.map(({ state }) => state)).toEqual(['serving.idle', 'serving.idle'])
   expect(await closeSimulation(simulation)).toBe(0)
 })
+
+test('a server that restarts during a pause is asked before it has work again (F1, I9)', async () => {
+  const simulation = await startSimulation([{ capacity: 1 }])
+  const { clock, supervisor } = simulation
+  await clock.run(supervisor.updateWeights({ version: 1, path: '/w/1' }))
+  const rollout = supervisor.submit({ prompt: [1, 20], samples: 2 })
+  await clock.advance(50)
+  const paused = supervisor.pause()
+  simulation.server('a').die()
+  simulation.server('a').revive()
+  await clock.run(paused)
+  await supervisor.resume()
+  const { completions } = await clock.run(rollout.result)
+  for (const { versions } of completions) expect(versions).toEqual([{ version: 1, start: 0, end: 20 }])
+  expect(await closeSimulation(simulation)).toBe(0)
+})
