@@ -15,7 +15,7 @@ export interface RunInput {
 }
 
 /** A prompt of some millions of tokens still fits; a file without line breaks does not fill the memory. */
-export const LONGEST_LINE_BYTES = 64 * 1024 * 1024
+const LONGEST_LINE_BYTES = 64 * 1024 * 1024
 
 /** @throws UsageError */
 export async function openInput(path: string, io: Io): Promise<RunInput> {

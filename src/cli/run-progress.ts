@@ -52,7 +52,7 @@ export function createSpeed(startedAt: number): (at: number, tokens: number) => 
 }
 
 /** All samples of the input; an estimate, from the share of it that was read, until it was read to the end. */
-export function totalOf({ read, samples }: RunCounts): number | null {
+function totalOf({ read, samples }: RunCounts): number | null {
   return read === null || read === 0 ? null : Math.round(samples / read)
 }
 

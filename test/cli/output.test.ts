@@ -183,7 +183,10 @@ describe('the output file', () => {
 
   it('a device is only written to, and a full one says so', async () => {
     const output = await reopen('/dev/full')
-    const error: Error = await output.put(LINES[0]!).then(expect.fail, (reason) => reason)
+    const error: Error = await output.put(LINES[0]!).then(
+      () => expect.fail('it was written'),
+      (reason) => reason,
+    )
     expect(outputFailure('/dev/full', error).message).toContain('no space left')
     await output.close()
   })
@@ -228,7 +231,7 @@ describe('the line sink', () => {
         const sink = createLineSink(async (part) => {
           await Promise.resolve()
           text += part
-        }, expect.fail)
+        }, unexpected)
         for (const [index, pause] of pauses.entries()) {
           sink.write(`${index}\n`, () => told++)
           for (let turn = 0; turn < pause; turn++) await Promise.resolve()
@@ -246,13 +249,17 @@ describe('the line sink', () => {
       () => Promise.reject(new Error('full')),
       (error) => failures.push(error),
     )
-    sink.write('a\n', expect.fail)
+    sink.write('a\n', () => expect.fail('it was written'))
     await sink.flush()
-    sink.write('b\n', expect.fail)
+    sink.write('b\n', () => expect.fail('it was written'))
     await sink.flush()
     expect(failures).toEqual([sink.failure])
   })
 })
+
+function unexpected(error: Error): never {
+  throw error
+}
 
 /** The number of a process that has just ended. */
 function deadPid(): number {
