@@ -17,14 +17,20 @@ interface Deadline {
 }
 
 export function watch(run: Run, attempt: Attempt): void {
-  const deadline = nearest(run, attempt)
-  if (deadline === null) return
+  const now = run.clock.now()
+  const { progressMs } = run.options.timeouts
+  const at = Math.min(
+    nearest(run, attempt)?.at ?? Number.POSITIVE_INFINITY,
+    // It begins with the first token, of which nobody tells the timer: it looks.
+    progressMs === null ? Number.POSITIVE_INFINITY : now + progressMs,
+  )
+  if (at === Number.POSITIVE_INFINITY) return
   attempt.watch = run.clock.setTimeout(() => {
+    if (attempt.sample === null) return
     const due = nearest(run, attempt)
-    if (due === null || attempt.sample === null) return
-    if (due.at > run.clock.now()) watch(run, attempt)
-    else expire(run, attempt, due)
-  }, deadline.at - run.clock.now())
+    if (due !== null && due.at <= run.clock.now()) expire(run, attempt, due)
+    else watch(run, attempt)
+  }, at - now)
 }
 
 function nearest(run: Run, attempt: Attempt): Deadline | null {
