@@ -124,7 +124,7 @@ export async function startEmbeddedEngine(options: EmbeddedEngineOptions = {}): 
   /** A server that knows nothing of the one before it, on the same port. */
   async function boot({ weights = checked.weights, weightVersion = checked.weightVersion }: RestartOptions = {}) {
     const options = { ...checked, weights, weightVersion }
-    const bare = createEngineCore({
+    core = createEngineCore({
       ...options,
       ...manners(options),
       version: weightVersion,
@@ -134,7 +134,6 @@ export async function startEmbeddedEngine(options: EmbeddedEngineOptions = {}): 
         layer.turnEnded()
       },
     })
-    core = layer.around(bare)
     counters.held = 0
     counters.died = false
     const own = createDialect(core, options, counters, () => {

@@ -7,7 +7,6 @@ import type { EngineCore } from './embedded-contract.ts'
 import type { EngineCounters } from './embedded-engine.ts'
 import type { AnswerOptions, EngineFaults, FaultCounters, FaultScript, RestartOptions } from './embedded-faults.ts'
 import { sendText } from './embedded-http.ts'
-import type { Sequence } from './embedded-sequence.ts'
 import { type StreamEnd, tamper } from './embedded-tamper.ts'
 
 /** What the faults need of the engine. */
@@ -25,8 +24,6 @@ export interface FaultHooks {
 /** What the engine needs of its faults. */
 export interface FaultLayer {
   readonly faults: EngineFaults
-  /** The core as the dialect sees it. */
-  around(core: EngineCore): EngineCore
   /** Answers the request by a fault, or lets it pass. */
   handle(request: IncomingMessage, response: ServerResponse, path: string, pass: () => void): void
   turnEnded(): void
@@ -77,8 +74,8 @@ export function createFaults(hooks: FaultHooks): FaultLayer {
   let dead = false
   let frozen = false
   let resets = 0
-  /** Sequences whose clients left unnoticed; null where clients are noticed. */
-  let unnoticed: Sequence[] | null = null
+  /** What will be done about clients that left unnoticed; null where it is done at once. */
+  let unnoticed: (() => void)[] | null = null
 
   const faults: EngineFaults = {
     counters,
@@ -144,7 +141,7 @@ export function createFaults(hooks: FaultHooks): FaultLayer {
       if (frozen) faults.thaw()
       const left = unnoticed ?? []
       unnoticed = null
-      for (const sequence of left) hooks.core().drop(sequence)
+      for (const notice of left) notice()
     },
     onRequest(listener) {
       listeners.add(listener)
@@ -172,7 +169,20 @@ export function createFaults(hooks: FaultHooks): FaultLayer {
     if (spoilers.some(({ left }) => left > 0)) spoil(response)
     open.add(response)
     response.on('close', () => open.delete(response))
+    if (unnoticed !== null) hideClose(response)
     pass()
+  }
+
+  /** Whoever listens from now on learns late that the client has left. */
+  function hideClose(response: ServerResponse): void {
+    const on = response.on.bind(response) as (event: string, listener: () => void) => ServerResponse
+    const later = (notice: () => void) => () => {
+      if (unnoticed === null) notice()
+      else unnoticed.push(notice)
+    }
+    Object.assign(response, {
+      on: (event: string, listener: () => void) => on(event, event === 'close' ? later(listener) : listener),
+    })
   }
 
   /** For the first stream that gets so far. */
@@ -224,14 +234,6 @@ export function createFaults(hooks: FaultHooks): FaultLayer {
 
   return {
     faults,
-    around(core) {
-      return Object.assign(Object.create(core) as EngineCore, {
-        drop(sequence: Sequence) {
-          if (unnoticed === null) core.drop(sequence)
-          else unnoticed.push(sequence)
-        },
-      })
-    },
     handle(request, response, path, pass) {
       const { method = '', socket } = request
       counters.requests++

@@ -73,7 +73,7 @@ export interface EngineFaults {
   answer(status: number, options?: AnswerOptions): void
   /** Aborts are answered with 200 and end nothing ('ignored'), or with 500 ('failed'). */
   refuseAbort(how: 'ignored' | 'failed'): void
-  /** Does not notice that clients leave: their sequences run to their end. */
+  /** Does not notice that clients of later generations leave: their sequences run to their end. */
   ignoreDisconnects(): void
   /** Closes idle keep-alive connections now, and with `onUse` as many used ones under the next request that comes over them. */
   closeIdleSockets(options?: { readonly onUse?: number }): void
