@@ -3,7 +3,8 @@
  * the same run.
  *
  * A prompt is `[key, length]`: a server generates `length` tokens for it, one each `tokenMs`. Token `i` depends on the key
- * and `i` alone, so a resumed sample continues exactly where it was, and a lost or repeated token shows.
+ * and `i` alone, so a resumed sample continues exactly where it was, and a lost or repeated token shows: in the output, and in a
+ * prompt that goes on with others, which is refused.
  */
 import type { Clock } from '../clock.ts'
 import type { Chunk, DriverFactory, EngineDriver, GenerateRequest, Probe } from '../engines/driver.ts'
@@ -135,6 +136,11 @@ export function simulateServer(clock: Clock, options: SimulatedServerOptions): S
     const key = Number(prompt[0])
     const length = Number(prompt[1])
     const from = prompt.length - 2
+    for (let index = 0; index < from; index++) {
+      if (Number(prompt[index + 2]) === tokenOf(key, index)) continue
+      const text = `the prompt goes on with a token ${index} that was not generated for key ${key}`
+      throw new RolloutError('REQUEST_REJECTED', text, { instance: id, status: 400 })
+    }
     const stream: Stream = {
       key,
       from,

@@ -72,6 +72,49 @@ test('tokens that the spans of a server leave out are labelled with the version 
   expect(await closeSimulation(simulation)).toBe(0)
 })
 
+test.each([
+  ['all it may have', { maxTokens: 3 }, 'length'],
+  ['its stop token', { maxTokens: 10, stopTokenIds: [3] }, 'stop'],
+] as const)('a stream cut after %s is complete, not resumed', async (_, sampling, finishReason) => {
+  const simulation = simulate([])
+  const { clock, supervisor } = simulation
+  let sent = 0
+  const cut = { tokenIds: [1, 2, 3], logprobs: [-1, -1, -1], text: null, finishReason: null, versions: null }
+  supervisor.add({ url: 'sim://cut', engine: scripted([cut], { onGenerate: () => void sent++ }), id: 'cut' })
+  await clock.run(supervisor.start())
+  const { completions } = await clock.run(supervisor.submit({ prompt: [1], sampling }).result)
+  expect(completions[0]).toMatchObject({ outcome: 'completed', finishReason, error: null })
+  expect([[...completions[0]!.tokenIds], sent]).toEqual([[1, 2, 3], 1])
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test.each([
+  ['end-of-sequence is ignored', { maxTokens: 10, stopTokenIds: [3], ignoreEos: true }],
+  ['fewer than minTokens came', { maxTokens: 10, minTokens: 5, stopTokenIds: [3] }],
+] as const)('a stream cut after its stop token goes on where %s', async (_, sampling) => {
+  const simulation = simulate([], { retry: { attempts: 1 } })
+  const { clock, supervisor } = simulation
+  const cut = { tokenIds: [1, 2, 3], logprobs: [-1, -1, -1], text: null, finishReason: null, versions: null }
+  const sent: number[][] = []
+  const engine: DriverFactory = (options) => {
+    const driver = scripted([cut])(options)
+    return {
+      ...driver,
+      async *generate(request, signal) {
+        sent.push([...(request.prompt as number[])])
+        if (sent.length === 1) yield* driver.generate(request, signal)
+        else yield { ...cut, finishReason: 'stop' as const }
+      },
+    }
+  }
+  supervisor.add({ url: 'sim://cut', engine, id: 'cut' })
+  await clock.run(supervisor.start())
+  const { completions } = await clock.run(supervisor.submit({ prompt: [9], sampling }).result)
+  expect([...completions[0]!.tokenIds]).toEqual([1, 2, 3, 1, 2, 3])
+  expect(sent).toEqual([[9], [9, 1, 2, 3]])
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
 /** A server that answers each request with the same chunks. */
 function scripted(
   chunks: readonly Chunk[],

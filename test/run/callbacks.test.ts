@@ -2,7 +2,7 @@
  * Callbacks that act on the supervisor from inside its own events: what they ask for happens, once, and the books stay right.
  */
 import { expect, test } from 'vitest'
-import type { Group } from '../../src/index.ts'
+import type { Group, PlacementPolicy } from '../../src/index.ts'
 import { closeSimulation, startSimulation } from '../simulate.ts'
 
 test('a subscriber that cancels the rest of a task at its first completion gets one group', async () => {
@@ -79,6 +79,31 @@ test('a task submitted when another one expires has a deadline of its own, and n
   last.cancel()
   expect(clock.pending).toBe(timers)
   await clock.run(supervisor.drainAll())
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test('a sample that is placed from inside the expiry of another one is not expired', async () => {
+  let open = false
+  const ids: string[] = []
+  const policy: PlacementPolicy = {
+    name: 'gatekeeper',
+    add: ({ id }) => void ids.push(id),
+    remove: () => {},
+    changed: () => {},
+    pick: () => (open ? ids[0]! : null),
+  }
+  const simulation = await startSimulation([{ capacity: 4 }], { policy, timeouts: { waitMs: 50 } })
+  const { clock, supervisor } = simulation
+  const outcomes: string[] = []
+  supervisor.completions$.subscribe(({ id, outcome }) => {
+    outcomes.push(`${id} ${outcome}`)
+    if (open) return
+    open = true
+    supervisor.submit({ id: 'opener', prompt: [1, 5] })
+  })
+  for (const id of ['a', 'b']) supervisor.submit({ id, prompt: [1, 5] })
+  await clock.run(supervisor.drainAll())
+  expect(outcomes).toEqual(['a/0 expired', 'b/0 completed', 'opener/0 completed'])
   expect(await closeSimulation(simulation)).toBe(0)
 })
 

@@ -54,6 +54,14 @@ test('continues where the prompt ends, and stops at maxTokens', async () => {
   expect(stream.tokens()).toEqual(expected(7, 5, 9))
 })
 
+test('refuses a prompt that goes on with tokens it would not have generated', async () => {
+  const { clock, generate, server } = setup()
+  const right = expected(7, 0, 3)
+  for (const wrong of [right.slice(1), [right[0]!, ...right], [...right, 1]])
+    expect(await clock.run(generate([7, 20, ...wrong]).ended)).toMatch(/was not generated for key 7/)
+  expect(server.maxRunning).toBe(0)
+})
+
 test('an abort by id yields what there is, and says abort; an unknown id is no error', async () => {
   const { clock, driver, generate, server } = setup({ tokenMs: 10 })
   const stream = generate([7, 20])
