@@ -7,7 +7,7 @@
  */
 
 /** One event of a real engine is below 5 MB (32k tokens, cumulative); beyond this it is not an engine. */
-export const MAX_EVENT_BYTES = 64 * 1024 * 1024
+const MAX_EVENT_BYTES = 64 * 1024 * 1024
 
 const LF = 10
 

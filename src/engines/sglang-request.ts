@@ -8,7 +8,7 @@ import type { GenerateRequest } from './driver.ts'
  * Tokens between two events of a server that repeats the whole output in each (decision 25). With at most 64 events
  * what is parsed stays linear in the length; the first token still comes at once.
  */
-export function streamInterval(maxTokens: number): number {
+function streamInterval(maxTokens: number): number {
   return Math.max(16, Math.ceil(maxTokens / 64))
 }
 

@@ -9,12 +9,12 @@ import { createTinyWeights, type TinyWeights } from './tiny-policy.ts'
 /** Wire protocols that the embedded engine speaks. */
 export type EngineProfile = 'sglang' | 'vllm' | 'llama-server' | 'openai'
 
-export const ENGINE_PROFILES: readonly EngineProfile[] = ['sglang', 'vllm', 'llama-server', 'openai']
+const ENGINE_PROFILES: readonly EngineProfile[] = ['sglang', 'vllm', 'llama-server', 'openai']
 
 /** How a vLLM reports log-probabilities (`--logprobs-mode`). */
 export type LogprobsMode = 'raw_logprobs' | 'processed_logprobs'
 
-export const LOGPROBS_MODES: readonly LogprobsMode[] = ['raw_logprobs', 'processed_logprobs']
+const LOGPROBS_MODES: readonly LogprobsMode[] = ['raw_logprobs', 'processed_logprobs']
 
 /** Options of startEmbeddedEngine. */
 export interface EmbeddedEngineOptions {

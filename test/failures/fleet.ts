@@ -45,7 +45,7 @@ export const PROFILES: readonly Profile[] = [
 ]
 
 export const WEIGHTS = endless(createTinyWeights({ seed: 1 }))
-export const PROMPT: readonly number[] = [5, 3, 12]
+const PROMPT: readonly number[] = [5, 3, 12]
 
 /** Weights that never end a sample: not every protocol can be told to go on. */
 export function endless(weights: TinyWeights): TinyWeights {
