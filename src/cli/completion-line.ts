@@ -8,7 +8,7 @@ import type { BatchRequest, PromptLine } from './line-fields.ts'
 
 /** One sample, in our own form. */
 export function sampleLine({ id, meta }: PromptLine, sample: number, completion: Completion): string {
-  const { outcome, finishReason, text, tokenIds, logprobs, versions, error, timings } = completion
+  const { outcome, finishReason, text, tokenIds, logprobs, logprobBasis, versions, error, timings } = completion
   return `${JSON.stringify({
     id,
     sample,
@@ -17,6 +17,7 @@ export function sampleLine({ id, meta }: PromptLine, sample: number, completion:
     text,
     tokenIds: Array.from(tokenIds),
     logprobs: Array.from(logprobs),
+    logprobBasis,
     versions,
     error: error === null ? null : errorFields(error),
     timings: {

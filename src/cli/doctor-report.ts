@@ -31,7 +31,7 @@ const REMARKS: { readonly [K in keyof Capabilities]: (value: Capabilities[K]) =>
       : basis === 'sampled'
         ? good('log-probabilities of the distribution that was sampled from')
         : bad(
-            'log-probabilities after temperature: they are those before it (basis "raw"), the same only at temperature 1',
+            'log-probabilities after temperature: at another than 1 samples fail, unless those of before it are accepted (--logprob-basis raw)',
           ),
   abortById: (has) =>
     has

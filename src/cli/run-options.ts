@@ -48,6 +48,7 @@ export const FLEET_FLAGS = {
     type: 'word',
     about: 'sent as a bearer token; other users see flags: better ROLLOUT_SUPERVISOR_API_KEY',
   },
+  model: { type: 'word', about: 'name of the model, for servers that want one (the first that the server lists)' },
   config: { type: 'word', about: 'JSON file with settings (maxTokens for --max-tokens) and instances' },
 } as const satisfies Flags
 
@@ -66,6 +67,11 @@ export const RUN_FLAGS = {
   seed: whole(0, 2 ** 32 - 1, 'of sampling; every line gets its own from it'),
   capacity: whole(1, MOST, 'sequences that a server runs at once (what the server says)'),
   'vocabulary-size': whole(1, MOST, 'prompts with token ids beyond it are refused (what the server says)'),
+  'logprob-basis': {
+    type: 'word',
+    allowed: ['sampled', 'raw'],
+    about: 'raw takes log-probabilities of before temperature where a server has no others (sampled)',
+  },
   concurrency: whole(1, MOST, 'samples in flight at most (twice what the fleet runs at once)'),
   policy: { type: 'word', allowed: policyNames, about: `${policyNames.join(' or ')} (${policyNames[0]})` },
   grace: { type: 'duration', about: `after a signal, running samples may take so long to end (${GRACE_MS / 1_000}s)` },
@@ -150,6 +156,8 @@ export function readInstances(settings: Settings, operands: readonly string[] = 
     apiKey: settings.word('api-key'),
     capacity: settings.number('capacity'),
     vocabularySize: settings.number('vocabulary-size'),
+    model: settings.word('model'),
+    logprobBasis: settings.word('logprob-basis'),
   })
   return instances.map((each) => (isRecord(each) ? { ...shared, ...each } : each) as InstanceOptions)
 }

@@ -71,6 +71,7 @@ describe('lines of the output', () => {
       text: 'é"\\字}',
       tokenIds: [1, 2],
       logprobs: [-0.5, -1],
+      logprobBasis: 'sampled',
       versions: [{ version: null, start: 0, end: 2 }],
       error: null,
       timings: { waitedMs: 1.23, firstTokenMs: null, totalMs: 2 },

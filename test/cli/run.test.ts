@@ -183,6 +183,17 @@ describe('run', () => {
     expect(err).toContain('http://127.0.0.1:1')
   })
 
+  it('log-probabilities of before temperature are taken only where --logprob-basis says so, and named', async () => {
+    const raw = await fastEngine({ profile: 'vllm' })
+    const args = [fileOf(prompts(1)), '--url', raw.url, '--temperature', '0.5', '--max-tokens', '4']
+    const refused = await run(args)
+    expect(refused.code).toBe(1)
+    expect(rowsOf(refused.out)).toMatchObject([{ outcome: 'failed' }])
+    const taken = await run([...args, '--logprob-basis', 'raw'])
+    expect(taken.code).toBe(0)
+    expect(rowsOf(taken.out)).toMatchObject([{ outcome: 'completed', logprobBasis: 'raw' }])
+  })
+
   it('--verbose shows the log of the supervisor', async () => {
     const { code, err } = await run([fileOf(prompts(1)), ...fleet, '--verbose'])
     expect(code).toBe(0)
