@@ -78,6 +78,7 @@ async function load(
     }
     mustBeMember(run, instance)
     instance.heardAt = run.clock.now()
+    instance.fault = null
     actor.send({ type: 'weights.loaded', weightVersion: String(update.version) })
     return { id, ok: true, step: null, error: null, ms: run.clock.now() - startedAt }
   } catch (cause) {
