@@ -197,7 +197,7 @@ export function checkOptions(options: SupervisorOptions): CheckedOptions {
     logger: checkLogger(given.logger, report),
     inspect: checkInspect(given.inspect, report),
     clock: checkClock(given.clock, report),
-    instanceMachine: given.instanceMachine as SupervisorOptions['instanceMachine'],
+    instanceMachine: checkMachine(given.instanceMachine, report),
     runId: checkString(report, 'runId', given.runId, undefined),
   }
   if (checked.runId !== undefined && !/^[a-z0-9]{8}$/.test(checked.runId)) {
@@ -317,6 +317,13 @@ function checkInspect(value: unknown, report: Report): SupervisorOptions['inspec
   if (value === undefined || typeof value === 'function' || (isRecord(value) && typeof value.next === 'function'))
     return value as SupervisorOptions['inspect']
   report('inspect', 'a function, or an observer with next', show(value))
+  return undefined
+}
+
+function checkMachine(value: unknown, report: Report): SupervisorOptions['instanceMachine'] {
+  if (value === undefined || (isRecord(value) && typeof value.provide === 'function'))
+    return value as SupervisorOptions['instanceMachine']
+  report('instanceMachine', 'an XState machine, such as instanceMachine.provide({ guards })', show(value))
   return undefined
 }
 

@@ -119,6 +119,7 @@ test.each([
   ['logger', [7, {}, { info: () => {} }]],
   ['inspect', [7, {}, { next: 1 }]],
   ['clock', [7, {}, { now: () => 0 }]],
+  ['instanceMachine', [7, {}, null, () => {}]],
   ['runId', ['', 7, 'short', 'UPPERCAS', 'tenletters']],
   ['timeouts', [7, null, []]],
   ['retry', [7, null, []]],
