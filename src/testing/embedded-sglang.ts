@@ -178,7 +178,7 @@ export function createSglangDialect(
 
   function tokenize(body: unknown, response: ServerResponse): void {
     const { vocabularySize } = core.weights
-    const prompt = isRecord(body) ? body.prompt : undefined
+    const prompt = isRecord(body) ? (joinMessages(body.messages) ?? body.prompt) : undefined
     if (typeof prompt === 'string') {
       const tokens = tokensOf(prompt, vocabularySize)
       sendJson(response, 200, { tokens, count: tokens.length, max_model_len: options.contextLength })
@@ -232,4 +232,10 @@ export function createSglangDialect(
     },
     close: () => manager.close(),
   }
+}
+
+/** The tiny policy's chat template: the contents, one after the other. */
+function joinMessages(messages: unknown): string | undefined {
+  if (!Array.isArray(messages)) return undefined
+  return messages.map((message) => (isRecord(message) ? String(message.content ?? '') : '')).join('')
 }

@@ -122,12 +122,12 @@ describe.each([GENERATE, COMPLETIONS] as const)('%s', (route) => {
   })
 
   test('a client that leaves frees its slot at once', async () => {
-    await start()
+    await start({ stepMs: 1 })
     const controller = new AbortController()
     const body =
       route === GENERATE
-        ? { token_ids: PROMPT, sampling_params: { max_tokens: 2000 } }
-        : { prompt: PROMPT, max_tokens: 2000 }
+        ? { token_ids: PROMPT, sampling_params: { max_tokens: 2000, ignore_eos: true } }
+        : { prompt: PROMPT, max_tokens: 2000, ignore_eos: true }
     const gone = fetch(engine.url + route, { method: 'POST', body: JSON.stringify(body), signal: controller.signal })
     gone.catch(() => {})
     await until('it runs', () => engine.counters.running === 1)
