@@ -97,6 +97,11 @@ describe('replies', () => {
     expect(reply.meta_info.prompt_tokens).toBe(3)
     const scores = scoreTokens(engine.weights, PROMPT, reply.output_ids)
     expect(largestDifference(logprobsOf(reply), scores)).toBeLessThan(1e-9)
+    const messages = [
+      { role: 'system', content: '7' },
+      { role: 'user', content: '1b' },
+    ]
+    expect((await call(engine, '/tokenize', { messages })).json).toEqual(json)
     expect((await call(engine, '/v1/tokenize', { prompt: ['1', '23'] })).json).toMatchObject({
       tokens: [[1], [2, 3]],
       count: [1, 2],
