@@ -9,9 +9,12 @@ export interface Clock {
   clearTimeout(handle: unknown): void
 }
 
+/** Node turns a longer delay into 1 ms (2^31 - 1 ms are 24.8 days). */
+const LONGEST_MS = 2_147_483_647
+
 /** The process's own monotonic clock. */
 export const realClock: Clock = {
   now: () => performance.now(),
-  setTimeout: (callback, delayMs) => setTimeout(callback, delayMs),
+  setTimeout: (callback, delayMs) => setTimeout(callback, Math.min(delayMs, LONGEST_MS)),
   clearTimeout: (handle) => clearTimeout(handle as NodeJS.Timeout),
 }

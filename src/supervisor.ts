@@ -139,10 +139,11 @@ export class Supervisor {
 
   /** Rollout completions with back-pressure: a slow reader slows admission, nothing is dropped. */
   completions(options: CompletionsOptions = {}): AsyncIterableIterator<Completion> {
-    const highWaterMark = check('completions', ['signal', 'highWaterMark'], options, (report) =>
-      checkInteger(report, 'highWaterMark', options.highWaterMark, { min: 1 }, DEFAULT_HIGH_WATER_MARK),
-    )
-    return this.#run.sinks.open({ highWaterMark, signal: options.signal })
+    const checked = check('completions', ['signal', 'highWaterMark'], options, (report) => ({
+      highWaterMark: checkInteger(report, 'highWaterMark', options.highWaterMark, { min: 1 }, DEFAULT_HIGH_WATER_MARK),
+      signal: checkSignal(report, options.signal),
+    }))
+    return this.#run.sinks.open(checked)
   }
 
   /** Stops placement at once; running generations end by themselves. Resolves when none is left. */
@@ -205,9 +206,9 @@ export class Supervisor {
   }
 
   /** Resolves when nothing is waiting or running. */
-  drainAll(options: { readonly signal?: AbortSignal } = {}): Promise<void> {
+  async drainAll(options: { readonly signal?: AbortSignal } = {}): Promise<void> {
     const run = this.#run
-    const { signal } = options
+    const signal = check('drainAll', ['signal'], options, (report) => checkSignal(report, options.signal))
     return new Promise((resolve, reject) => {
       const settle = (): void => {
         if (run.counts.waiting + run.counts.running > 0) return
@@ -255,6 +256,12 @@ function check<T>(method: string, keys: readonly string[], options: unknown, rea
       problems,
     })
   return value as T
+}
+
+function checkSignal(report: Report, signal: unknown): AbortSignal | undefined {
+  if (signal === undefined || signal instanceof AbortSignal) return signal
+  report('signal', 'an AbortSignal', show(signal))
+  return undefined
 }
 
 function checkUpdate(options: WeightUpdateOptions): CheckedUpdate {

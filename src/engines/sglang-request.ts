@@ -6,10 +6,11 @@ import type { GenerateRequest } from './driver.ts'
 
 /**
  * Tokens between two events of a server that repeats the whole output in each (decision 25). With at most 64 events
- * what is parsed stays linear in the length; the first token still comes at once.
+ * what is parsed stays linear in the length up to 16,384 tokens; beyond, an event every 256 tokens shows that the server works.
+ * The first token comes at once.
  */
 function streamInterval(maxTokens: number): number {
-  return Math.max(16, Math.ceil(maxTokens / 64))
+  return Math.min(Math.max(16, Math.ceil(maxTokens / 64)), 256)
 }
 
 /** JSON text. `deltas` says that the server was started with `--incremental-streaming-output`. */

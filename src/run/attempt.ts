@@ -9,9 +9,9 @@
  * slot counts as free only when the engine says so; decision 23).
  */
 import type { Chunk, GenerateRequest } from '../engines/driver.ts'
-import { messageOf, RolloutError } from '../errors.ts'
+import { messageOf, RolloutError, type RolloutErrorCode } from '../errors.ts'
 import { append, outputOf, type Sample, tokenCount } from '../rollout/sample.ts'
-import { isTokenIds } from '../rollout/task.ts'
+import { type ChatMessage, isTokenIds } from '../rollout/task.ts'
 import { decideRetry } from '../scheduling/retry.ts'
 import { segmentSeed } from '../scheduling/seed.ts'
 import { exhaust, waitAgain } from './again.ts'
@@ -63,7 +63,7 @@ export async function drive(run: Run, attempt: Attempt): Promise<void> {
     const { driver } = attempt.instance
     const { prompt } = sample.task.spec
     if (!isTokenIds(prompt) && sample.task.promptTokenIds === null && driver.tokenize !== undefined) {
-      sample.task.promptTokenIds = await driver.tokenize(prompt as string, attempt.controller.signal)
+      sample.task.promptTokenIds = await tokenized(attempt, prompt)
     }
     // A sample that has gone on by now needs no request.
     if (attempt.sample !== null) {
@@ -89,6 +89,20 @@ export async function drive(run: Run, attempt: Attempt): Promise<void> {
   else if (error === null) finish(run, attempt, sample, last!)
   else fail(run, attempt, sample, error)
 }
+
+/** Token ids of a text or chat prompt; null for a text that this server can only take as it is. */
+async function tokenized({ instance, controller }: Attempt, prompt: string | readonly ChatMessage[]) {
+  try {
+    return await instance.driver.tokenize!(prompt, controller.signal)
+  } catch (error) {
+    const cannot = RolloutError.isInstance(error) && CANNOT_TOKENIZE.has(error.code)
+    if (typeof prompt === 'string' && cannot) return null
+    throw error
+  }
+}
+
+/** What servers without a tokenizer route answer. */
+const CANNOT_TOKENIZE: ReadonlySet<RolloutErrorCode> = new Set(['INSTANCE_FAULT', 'REQUEST_REJECTED', 'WRONG_PROTOCOL'])
 
 /** What is sent: the prompt and the tokens so far, with what is left of the budget and a seed of its own. */
 function requestOf(attempt: Attempt, sample: Sample): GenerateRequest {

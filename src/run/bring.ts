@@ -13,7 +13,7 @@ export interface CheckedUpdate {
 }
 
 /** The steps of a weight update on one instance. */
-export type UpdateStep = 'quiet' | 'apply' | 'verify'
+export type UpdateStep = 'reach' | 'quiet' | 'apply' | 'verify'
 
 /** How a weight update went on one instance. */
 export interface InstanceUpdate {
@@ -78,6 +78,7 @@ async function load(
     }
     mustBeMember(run, instance)
     instance.heardAt = run.clock.now()
+    instance.loadedVersion = update.version
     instance.fault = null
     actor.send({ type: 'weights.loaded', weightVersion: String(update.version) })
     return { id, ok: true, step: null, error: null, ms: run.clock.now() - startedAt }
@@ -119,6 +120,7 @@ export async function bringUpToDate(run: Run, instance: Instance): Promise<void>
 
 /** True when the server is known to have other weights than the fleet. */
 export function isBehind(run: Run, instance: Instance): boolean {
-  if (run.version === null || can(instance).versions === 'none') return false
+  if (run.version === null) return false
+  if (can(instance).versions === 'none') return instance.probe !== null && instance.loadedVersion !== run.version
   return instance.actor.getSnapshot().context.weightVersion !== String(run.version)
 }

@@ -51,6 +51,7 @@ export function join(run: Run, specs: readonly CheckedInstance[]): Instance[] {
       account: run.ledger.add(spec.id, spec.weight),
       attempts: new Set(),
       totals: { placed: 0, completed: 0, failed: 0, interrupted: 0, tokens: 0, waitedMs: 0 },
+      loadedVersion: null,
       loading: Promise.resolve(),
       probe: null,
       heardAt: Number.NEGATIVE_INFINITY,

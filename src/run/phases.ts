@@ -49,7 +49,9 @@ export function phaseOf(run: Run): 'starting' | 'rollout' | 'paused' | 'weightUp
 /** Brings the whole fleet to a version. Throws UPDATE_FAILED when fewer than minInstances made it. */
 export async function updateWeights(run: Run, update: CheckedUpdate): Promise<UpdateReport> {
   mustGoOn(run)
-  if (run.version !== null && update.version <= run.version) {
+  // The same version again repairs instances that it failed on.
+  const isRepair = update.version === run.version && [...run.instances.values()].some((each) => isBehind(run, each))
+  if (run.version !== null && update.version <= run.version && !isRepair) {
     throw new RolloutError(
       'INVALID_OPTIONS',
       `version: expected an integer above ${run.version}, the fleet's version, found ${update.version}`,
@@ -64,16 +66,21 @@ export async function updateWeights(run: Run, update: CheckedUpdate): Promise<Up
       `expected phase rollout or paused, found ${phaseOf(run)}: await start() first`,
     )
   tellPhase(run)
-  const targets = [...run.instances.values()].filter((instance) => {
-    const state = instance.actor.getSnapshot()
-    return state.matches('serving') || state.matches('paused') || state.matches('stale')
-  })
+  let targets: readonly Instance[] = []
   try {
+    await answered(run, update.timeoutMs)
+    mustGoOn(run)
+    const all = [...run.instances.values()]
+    targets = all.filter(isReachable)
     for (const instance of targets) instance.actor.send({ type: 'gate.closed' })
     actor.send({ type: 'gates.closed' })
     await quiet(run, targets, update.timeoutMs)
     actor.send({ type: 'fleet.quiet' })
-    const results = await Promise.all(targets.map((instance) => bring(run, instance, update, startedAt)))
+    const away = all.filter((instance) => !targets.includes(instance))
+    const results = [
+      ...(await Promise.all(targets.map((instance) => bring(run, instance, update, startedAt)))),
+      ...away.map((instance) => unreached(run, instance, startedAt)),
+    ]
     mustGoOn(run)
     actor.send({ type: 'weights.applied' })
     const done = results.filter((result) => result.ok).length
@@ -87,6 +94,30 @@ export async function updateWeights(run: Run, update: CheckedUpdate): Promise<Up
   } finally {
     reopen(run, targets)
   }
+}
+
+/** Waits for the servers that are being asked right now: they can take part as soon as they have answered. */
+async function answered(run: Run, timeoutMs: number): Promise<void> {
+  const giveUpAt = run.clock.now() + timeoutMs
+  const isAsked = (instance: Instance): boolean => instance.actor.getSnapshot().matches('suspected')
+  while ([...run.instances.values()].some(isAsked) && !run.closing && run.clock.now() < giveUpAt) {
+    await new Promise<void>((resolve) => void run.clock.setTimeout(resolve, ASKED_POLL_MS))
+  }
+}
+
+const ASKED_POLL_MS = 10
+
+function isReachable(instance: Instance): boolean {
+  const state = instance.actor.getSnapshot()
+  return state.matches('serving') || state.matches('paused') || state.matches('stale')
+}
+
+/** An instance that was away: it is brought up to date when it comes back. */
+function unreached(run: Run, { id, fault }: Instance, startedAt: number): InstanceUpdate {
+  const error = RolloutError.isInstance(fault)
+    ? fault
+    : new RolloutError('UNREACHABLE', `instance ${id} did not answer when the update began`, { instance: id })
+  return { id, ok: false, step: 'reach', error, ms: run.clock.now() - startedAt }
 }
 
 function mustGoOn(run: Run): void {

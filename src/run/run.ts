@@ -53,6 +53,8 @@ export interface Instance {
   /** Attempts whose lease is not given back yet. */
   readonly attempts: Set<Attempt>
   readonly totals: InstanceTotals
+  /** Version that we last loaded there: all that is known of a server without labels. */
+  loadedVersion: number | null
   /** Settles when the last load of weights there has ended. */
   loading: Promise<unknown>
   probe: Probe | null

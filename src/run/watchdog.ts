@@ -31,22 +31,28 @@ async function look(run: Run, instance: Instance, counted: number | null): Promi
   const { watchdogMs } = run.options
   const quietMs = run.clock.now() - lastSign(instance)
   if (quietMs < watchdogMs) {
-    arm(run, instance, watchdogMs - quietMs, null)
+    arm(run, instance, Math.min(watchdogMs, watchdogMs - quietMs), null)
     return
   }
+  const { watchdog } = instance
   const counter = await generated(instance)
-  if (instance.attempts.size === 0 || !isMember(run, instance)) return
+  // Called off, or set anew, while the server was asked.
+  if (instance.watchdog !== watchdog || !isMember(run, instance)) return
+  if (run.clock.now() - lastSign(instance) < watchdogMs) {
+    arm(run, instance, watchdogMs, null)
+    return
+  }
   // A moving counter: it works on something, and has not sent it yet. A paused server stands still by order.
   const moves = counter !== null && counter !== counted
   if (moves || instance.actor.getSnapshot().matches('paused')) arm(run, instance, watchdogMs, counter)
   else stalled(run, instance)
 }
 
-/** When anything of the attempts there last moved: a token, or a beginning. */
+/** When anything of the attempts there last moved: a token, or a beginning. Requests that we have ended ourselves say nothing. */
 function lastSign(instance: Instance): number {
   let last = Number.NEGATIVE_INFINITY
-  for (const { lastTokenAt } of instance.attempts) last = Math.max(last, lastTokenAt)
-  return last
+  for (const { sample, lastTokenAt } of instance.attempts) if (sample !== null) last = Math.max(last, lastTokenAt)
+  return last === Number.NEGATIVE_INFINITY ? Number.POSITIVE_INFINITY : last
 }
 
 async function generated(instance: Instance): Promise<number | null> {

@@ -25,6 +25,8 @@ export interface Failure {
 /** Wait after the second failure in a row; the first is retried at once, elsewhere if possible. */
 const FIRST_BACKOFF_MS = 100
 const MAX_BACKOFF_MS = 5_000
+/** A server that asks for more is asked again all the same. */
+const LONGEST_WAIT_MS = 300_000
 
 export function decideRetry(failure: Failure, attempts: number): RetryAction {
   switch (failure.code) {
@@ -32,7 +34,7 @@ export function decideRetry(failure: Failure, attempts: number): RetryAction {
     case 'INVALID_TASK':
       return { action: 'fail' }
     case 'BUSY':
-      return { action: 'retry', afterMs: failure.retryAfterMs ?? backoff(failure.busy) }
+      return { action: 'retry', afterMs: waitAsAsked(failure.retryAfterMs) ?? backoff(failure.busy) }
     case 'INSTANCE_FAULT':
       if (failure.refusedByAll) return { action: 'fail' }
       break
@@ -41,6 +43,11 @@ export function decideRetry(failure: Failure, attempts: number): RetryAction {
   }
   if (failure.fruitless >= attempts) return { action: 'exhausted' }
   return { action: 'retry', afterMs: failure.fruitless <= 1 ? 0 : backoff(failure.fruitless - 1) }
+}
+
+/** What a server asks for, within reason: neither at once nor never. */
+function waitAsAsked(ms: number | undefined): number | undefined {
+  return ms === undefined ? undefined : Math.min(Math.max(ms, FIRST_BACKOFF_MS), LONGEST_WAIT_MS)
 }
 
 function backoff(times: number): number {

@@ -15,12 +15,13 @@ test("a request's own fault fails the sample at once, whatever the counts", () =
     for (const fruitless of [0, 1, 99]) expect(decide({ code, fruitless })).toEqual({ action: 'fail' })
 })
 
-test('a busy engine is waited for, for ever: its own word first, else 100 ms doubling to 5 s', () => {
+test('a busy engine is waited for, for ever: its own word within reason first, else 100 ms doubling to 5 s', () => {
   const waits = Array.from({ length: 9 }, (_, index) => decide({ code: 'BUSY', busy: index + 1, fruitless: 99 }))
   expect(waits).toEqual(
     [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000, 5_000].map((afterMs) => ({ action: 'retry', afterMs })),
   )
-  expect(decide({ code: 'BUSY', busy: 3, retryAfterMs: 0 })).toEqual({ action: 'retry', afterMs: 0 })
+  expect(decide({ code: 'BUSY', busy: 3, retryAfterMs: 0 })).toEqual({ action: 'retry', afterMs: 100 })
+  expect(decide({ code: 'BUSY', busy: 3, retryAfterMs: 3e9 })).toEqual({ action: 'retry', afterMs: 300_000 })
   expect(decide({ code: 'BUSY', busy: 3, retryAfterMs: 7_000 })).toEqual({ action: 'retry', afterMs: 7_000 })
   expect(decide({ code: 'BUSY', busy: 1_000_000 })).toEqual({ action: 'retry', afterMs: 5_000 })
 })
