@@ -92,3 +92,10 @@ export class RolloutError extends Error {
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error)
 }
+
+/** A caught value as one of our errors: itself where it is one, else of this code, about this instance. */
+export function toRolloutError(cause: unknown, code: RolloutErrorCode, what: string, instance: string): RolloutError {
+  return RolloutError.isInstance(cause)
+    ? cause
+    : new RolloutError(code, `${what}: ${messageOf(cause)}`, { instance, cause })
+}

@@ -51,6 +51,13 @@ export function messageIn(value: unknown): string | null {
   return messageIn(value.error) ?? messageIn(value.message) ?? messageIn(value.detail)
 }
 
+/** An error inside a 200 stream (R9): of the class of its status, as if the answer had had it. */
+export function streamFault(peer: Peer, route: string, status: number, message: string): RolloutError {
+  const said = excerpt(message, peer, MESSAGE_CHARS)
+  const found = `POST ${route}: expected a generation, found error ${status} in its stream: ${said}; ${adviceOnStatus(status)}`
+  return fault(codeOfStatus(status), peer, found, { status })
+}
+
 /** An answer whose status says no. `what` is the call, such as `POST /generate`. */
 export function statusFault(peer: Peer, what: string, status: number, headers: Headers, body: string): RolloutError {
   if (status >= 300 && status < 400) {

@@ -12,8 +12,7 @@ import { isRecord } from '../problems.ts'
 import type { CheckedSampling } from '../rollout/task.ts'
 import type { ChunkDecoder } from './chunk-stream.ts'
 import type { Chunk } from './driver.ts'
-import { excerpt, fault, messageIn, type Peer } from './faults.ts'
-import { adviceOnStatus, codeOfStatus } from './http-status.ts'
+import { excerpt, messageIn, type Peer, streamFault } from './faults.ts'
 import { asRecord, asRecords, type Json } from './json.ts'
 import { COMPLETION } from './llama-server-request.ts'
 
@@ -86,9 +85,7 @@ export function llamaServerDecoder(peer: Peer, { stopTokenIds, ignoreEos }: Chec
   function readError(event: Json): void {
     const { code } = asRecord(event.error)
     const status = typeof code === 'number' ? code : 500
-    const said = excerpt(messageIn(event) ?? 'no message', peer, 300)
-    const found = `POST ${COMPLETION}: expected a generation, found error ${status} in its stream: ${said}; ${adviceOnStatus(status)}`
-    failure = fault(codeOfStatus(status), peer, found, { status })
+    failure = streamFault(peer, COMPLETION, status, messageIn(event) ?? 'no message')
   }
 
   return {

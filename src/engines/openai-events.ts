@@ -7,8 +7,7 @@ import type { RolloutError } from '../errors.ts'
 import { isRecord } from '../problems.ts'
 import type { ChunkDecoder } from './chunk-stream.ts'
 import type { Chunk } from './driver.ts'
-import { excerpt, fault, messageIn, type Peer } from './faults.ts'
-import { adviceOnStatus, codeOfStatus } from './http-status.ts'
+import { excerpt, messageIn, type Peer, streamFault } from './faults.ts'
 import { asRecord, type Json } from './json.ts'
 import type { OpenaiRoute } from './openai-request.ts'
 
@@ -73,9 +72,7 @@ export function openaiDecoder(peer: Peer, route: OpenaiRoute, wantsIds: boolean)
     const { code } = asRecord(event.error)
     const number = Number(code)
     const status = Number.isInteger(number) && number >= 400 ? number : 500
-    const message = excerpt(messageIn(event) ?? 'no message', peer, 300)
-    const found = `POST ${route}: expected a generation, found error ${status} in its stream: ${message}; ${adviceOnStatus(status)}`
-    failure = fault(codeOfStatus(status), peer, found, { status })
+    failure = streamFault(peer, route, status, messageIn(event) ?? 'no message')
   }
 
   return {

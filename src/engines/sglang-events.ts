@@ -9,8 +9,7 @@ import type { RolloutError } from '../errors.ts'
 import { isRecord } from '../problems.ts'
 import type { ChunkDecoder } from './chunk-stream.ts'
 import type { Chunk, WireSpan } from './driver.ts'
-import { excerpt, fault, messageIn, type Peer } from './faults.ts'
-import { adviceOnStatus, codeOfStatus } from './http-status.ts'
+import { excerpt, messageIn, type Peer, streamFault } from './faults.ts'
 
 const DONE = '[DONE]'
 /** Cut-off UTF-8: the next token may turn it into a character. */
@@ -117,9 +116,7 @@ export function sglangDecoder(peer: Peer, deltas: boolean): ChunkDecoder {
   }
 
   function fail(status: number, message: unknown): void {
-    const said = excerpt(String(message), peer, 300)
-    const found = `POST /generate: expected a generation, found error ${status} in its stream: ${said}; ${adviceOnStatus(status)}`
-    failure = fault(codeOfStatus(status), peer, found, { status })
+    failure = streamFault(peer, '/generate', status, String(message))
   }
 
   return {

@@ -8,8 +8,7 @@ import type { RolloutError } from '../errors.ts'
 import { isRecord } from '../problems.ts'
 import type { ChunkDecoder } from './chunk-stream.ts'
 import type { Chunk, WireSpan } from './driver.ts'
-import { excerpt, fault, messageIn, type Peer } from './faults.ts'
-import { adviceOnStatus, codeOfStatus } from './http-status.ts'
+import { excerpt, messageIn, type Peer, streamFault } from './faults.ts'
 import { asRecord, type Json } from './json.ts'
 import type { Route } from './vllm-request.ts'
 
@@ -93,9 +92,7 @@ export function vllmDecoder({ peer, route, logprobs: wanted, versions: labelled 
   function readError(event: Json): void {
     const detail = isRecord(event.error) ? event.error : event
     const status = typeof detail.code === 'number' ? detail.code : 500
-    const said = excerpt(messageIn(event) ?? 'no message', peer, 300)
-    const found = `POST ${route}: expected a generation, found error ${status} in its stream: ${said}; ${adviceOnStatus(status)}`
-    failure = fault(codeOfStatus(status), peer, found, { status })
+    failure = streamFault(peer, route, status, messageIn(event) ?? 'no message')
   }
 
   return {

@@ -9,7 +9,7 @@
  * slot counts as free only when the engine says so; decision 23).
  */
 import type { Chunk, GenerateRequest } from '../engines/driver.ts'
-import { messageOf, RolloutError, type RolloutErrorCode } from '../errors.ts'
+import { RolloutError, type RolloutErrorCode, toRolloutError } from '../errors.ts'
 import { append, outputOf, type Sample, tokenCount } from '../rollout/sample.ts'
 import { type ChatMessage, isTokenIds } from '../rollout/task.ts'
 import { decideRetry } from '../scheduling/retry.ts'
@@ -77,12 +77,12 @@ export async function drive(run: Run, attempt: Attempt): Promise<void> {
         instance: attempt.instance.id,
       })
   } catch (cause) {
-    error = RolloutError.isInstance(cause)
-      ? cause
-      : new RolloutError('ENGINE_ERROR', `the driver of instance ${attempt.instance.id} failed: ${messageOf(cause)}`, {
-          instance: attempt.instance.id,
-          cause,
-        })
+    error = toRolloutError(
+      cause,
+      'ENGINE_ERROR',
+      `the driver of instance ${attempt.instance.id} failed`,
+      attempt.instance.id,
+    )
   }
   run.clock.clearTimeout(attempt.watch)
   if (attempt.sample === null) confirmEnded(run, attempt, () => giveBack(run, attempt))

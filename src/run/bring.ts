@@ -2,7 +2,7 @@
  * Brings one quiet instance to a version of the weights, one load at a time: waits for our own attempts and for the server's own
  * count, loads, and reads the version back. An instance that fails a step is named and stays stale (F2).
  */
-import { messageOf, RolloutError } from '../errors.ts'
+import { RolloutError, toRolloutError } from '../errors.ts'
 import { quiet, serverQuiet } from './quiet.ts'
 import { can, type Instance, isMember, type Run } from './run.ts'
 
@@ -83,12 +83,7 @@ async function load(
     actor.send({ type: 'weights.loaded', weightVersion: String(update.version) })
     return { id, ok: true, step: null, error: null, ms: run.clock.now() - startedAt }
   } catch (cause) {
-    const error = RolloutError.isInstance(cause)
-      ? cause
-      : new RolloutError('UPDATE_FAILED', `step ${step} failed on instance ${id}: ${messageOf(cause)}`, {
-          instance: id,
-          cause,
-        })
+    const error = toRolloutError(cause, 'UPDATE_FAILED', `step ${step} failed on instance ${id}`, id)
     run.log.error({ instance: id, step, code: error.code }, error.message)
     instance.fault = error
     if (isMember(run, instance)) actor.send({ type: 'weights.lost' })

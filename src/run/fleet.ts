@@ -3,7 +3,7 @@
  * the instance machines emit; the machines decide, this does the I/O they ask for and keeps the ledger in step.
  */
 import type { Probe } from '../engines/driver.ts'
-import { messageOf, RolloutError } from '../errors.ts'
+import { messageOf, RolloutError, toRolloutError } from '../errors.ts'
 import type { CheckedInstance } from '../options.ts'
 import { waitAgain } from './again.ts'
 import { bringUpToDate, isBehind } from './bring.ts'
@@ -159,12 +159,7 @@ export async function probe(run: Run, instance: Instance): Promise<void> {
     }
   } catch (cause) {
     if (!isMember(run, instance)) return
-    const error = RolloutError.isInstance(cause)
-      ? cause
-      : new RolloutError('UNREACHABLE', `instance ${instance.id} cannot be probed: ${messageOf(cause)}`, {
-          instance: instance.id,
-          cause,
-        })
+    const error = toRolloutError(cause, 'UNREACHABLE', `instance ${instance.id} cannot be probed`, instance.id)
     blame(run, instance, error)
     actor.send({ type: 'probe.failed' })
     tellState(run, instance)
