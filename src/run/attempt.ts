@@ -12,7 +12,7 @@ import type { Chunk, GenerateRequest } from '../engines/driver.ts'
 import { RolloutError, type RolloutErrorCode, toRolloutError } from '../errors.ts'
 import { append, outputOf, type Sample, tokenCount } from '../rollout/sample.ts'
 import { type ChatMessage, isTokenIds } from '../rollout/task.ts'
-import { decideRetry } from '../scheduling/retry.ts'
+import { backoffMs, decideRetry } from '../scheduling/retry.ts'
 import { segmentSeed } from '../scheduling/seed.ts'
 import { exhaust, waitAgain } from './again.ts'
 import { confirmEnded } from './detach.ts'
@@ -179,22 +179,15 @@ function saysOtherWeights(run: Run, attempt: Attempt, last: Chunk): boolean {
   return label !== undefined && run.version !== null && attempt.version === run.version && label !== String(run.version)
 }
 
-/** Somebody else ended it at the engine: it resumes. With no new token it counts as fruitless, or it could go on for ever. */
+/**
+ * Somebody else ended it at the engine: it resumes, and an interruption never counts against it (decision 16). With no new token the server
+ * is taken for busy, and asked again after a backoff.
+ */
 function interrupted(run: Run, attempt: Attempt, sample: Sample, last: Chunk): void {
   part(run, attempt, sample, 'interrupted', last.versions)
   attempt.instance.totals.interrupted++
-  if (attempt.produced === 0) sample.fruitless++
-  if (sample.fruitless >= run.options.attempts) {
-    exhaust(
-      run,
-      sample,
-      new RolloutError('TRANSPORT', `instance ${attempt.instance.id} ended the request`, {
-        instance: attempt.instance.id,
-      }),
-    )
-  } else {
-    waitAgain(run, attempt, sample, 'interrupted')
-  }
+  sample.busy = attempt.produced > 0 ? 0 : sample.busy + 1
+  waitAgain(run, attempt, sample, 'interrupted', sample.busy === 0 ? 0 : backoffMs(sample.busy))
   giveBack(run, attempt)
 }
 

@@ -79,6 +79,7 @@ async function load(
     mustBeMember(run, instance)
     instance.heardAt = run.clock.now()
     instance.loadedVersion = update.version
+    instance.bringing.tries = 0
     instance.fault = null
     actor.send({ type: 'weights.loaded', weightVersion: String(update.version) })
     return { id, ok: true, step: null, error: null, ms: run.clock.now() - startedAt }
@@ -109,8 +110,21 @@ export async function bringUpToDate(run: Run, instance: Instance): Promise<void>
     { instance: instance.id, version: lastUpdate.version },
     'the instance has other weights than the fleet; the last update is applied to it',
   )
-  await bring(run, instance, { ...lastUpdate, timeoutMs: BRING_UP_MS }, run.clock.now())
-  if (isMember(run, instance) && isBehind(run, instance)) instance.actor.send({ type: 'weights.lost' })
+  const { ok } = await bring(run, instance, { ...lastUpdate, timeoutMs: BRING_UP_MS }, run.clock.now())
+  if (!ok) bringLater(run, instance)
+  else if (isMember(run, instance) && isBehind(run, instance)) instance.actor.send({ type: 'weights.lost' })
+}
+
+/** Loads the last update once more after a pause that doubles each time, like the probes of an open circuit. */
+export function bringLater(run: Run, instance: Instance): void {
+  if (!isMember(run, instance)) return
+  const { bringing } = instance
+  const { resetMs, maxResetMs } = run.options.breaker
+  const pauseMs = Math.min(resetMs * 2 ** Math.min(30, bringing.tries++), maxResetMs)
+  run.clock.clearTimeout(bringing.timer)
+  bringing.timer = run.clock.setTimeout(() => {
+    if (instance.actor.getSnapshot().matches('stale')) void bringUpToDate(run, instance)
+  }, pauseMs)
 }
 
 /** True when the server is known to have other weights than the fleet. */

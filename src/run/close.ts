@@ -28,6 +28,7 @@ export async function closeRun(run: Run, onClose: Set<() => void>, work: Promise
   await Promise.all(drivers)
   for (const instance of run.instances.values()) {
     forgetRefusal(run, instance)
+    run.clock.clearTimeout(instance.bringing.timer)
     run.policy.remove(instance.id)
     run.ledger.remove(instance.id)
     for (const resolve of instance.onLeft) resolve()

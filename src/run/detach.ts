@@ -59,20 +59,33 @@ export function confirmEnded(run: Run, attempt: Attempt, giveBack: () => void): 
   }
   const giveUpAt = run.clock.now() + CLOSED_SOCKET_MS
   const poll = async (): Promise<void> => {
-    if (await isFree(attempt)) giveBack()
+    const counted = await countOf(attempt)
+    // In one step: of several that wait for the server's word, each count frees one.
+    if (counted < accountedFor(attempt)) giveBack()
     else if (run.closing || run.clock.now() >= giveUpAt || run.instances.get(instance.id) !== instance) giveBack()
     else attempt.watch = run.clock.setTimeout(() => void poll(), POLL_MS)
   }
   void poll()
 }
 
-/** True when the server counts fewer sequences than we hold slots there. */
-async function isFree({ instance }: Attempt): Promise<boolean> {
-  if (!can(instance).loadReport) return false
+/** Sequences that the server counts; where it does not say, more than could be ours. */
+async function countOf({ instance }: Attempt): Promise<number> {
+  if (!can(instance).loadReport) return Number.POSITIVE_INFINITY
   try {
     const { running, waiting } = await instance.driver.load()
-    return running + waiting < instance.attempts.size
+    return running + waiting
   } catch {
-    return false
+    return Number.POSITIVE_INFINITY
   }
+}
+
+/**
+ * What the server must count while none of the closed ones has ended: those, and the ones that it has sent tokens of. A request that it has
+ * not answered yet may not be in its count, and would pass for one that has ended.
+ */
+function accountedFor({ instance }: Attempt): number {
+  let sure = 0
+  for (const { controller, firstTokenAt, sample } of instance.attempts)
+    if (controller.signal.aborted || (sample !== null && firstTokenAt !== null)) sure++
+  return sure
 }

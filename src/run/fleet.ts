@@ -53,6 +53,7 @@ export function join(run: Run, specs: readonly CheckedInstance[]): Instance[] {
       totals: { placed: 0, completed: 0, failed: 0, interrupted: 0, tokens: 0, waitedMs: 0 },
       loadedVersion: null,
       loading: Promise.resolve(),
+      bringing: { timer: null, tries: 0 },
       probe: null,
       heardAt: Number.NEGATIVE_INFINITY,
       watchdog: null,
@@ -205,6 +206,7 @@ export function drain(run: Run, id: string, deadlineMs: number | null): Promise<
 function left(run: Run, instance: Instance): void {
   if (run.closing) return
   run.instances.delete(instance.id)
+  run.clock.clearTimeout(instance.bringing.timer)
   run.policy.remove(instance.id)
   forgetRefusal(run, instance)
   run.ledger.remove(instance.id)

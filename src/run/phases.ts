@@ -4,7 +4,7 @@
  * fails a step is named, stays stale, and is not left paused (F2, I10).
  */
 import { RolloutError } from '../errors.ts'
-import { bring, bringUpToDate, type CheckedUpdate, type InstanceUpdate, isBehind } from './bring.ts'
+import { bring, bringLater, bringUpToDate, type CheckedUpdate, type InstanceUpdate, isBehind } from './bring.ts'
 import { quiet } from './quiet.ts'
 import type { Instance, Run } from './run.ts'
 import { unparkVersions } from './waitlist.ts'
@@ -151,7 +151,11 @@ function reopen(run: Run, targets: readonly Instance[]): void {
   run.actor.send({ type: 'gates.opened' })
   if (run.actor.getSnapshot().matches('rollout')) openGates(run)
   tellPhase(run)
-  const others = [...run.instances.values()].filter((instance) => !targets.includes(instance))
-  for (const instance of others) if (instance.actor.getSnapshot().matches('stale')) void bringUpToDate(run, instance)
+  for (const instance of run.instances.values()) {
+    if (!instance.actor.getSnapshot().matches('stale')) continue
+    // One that has just failed is given time.
+    if (targets.includes(instance)) bringLater(run, instance)
+    else void bringUpToDate(run, instance)
+  }
   wake(run, 'queue.changed')
 }

@@ -6,7 +6,8 @@
 import { type Sample, tokenCount } from '../rollout/sample.ts'
 import type { WaitReason } from '../telemetry/events.ts'
 import { drive, openAttempt } from './attempt.ts'
-import { setAside } from './health.ts'
+import { probe } from './fleet.ts'
+import { askAgain, setAside } from './health.ts'
 import { misfitOf } from './misfit.ts'
 import { can, type Instance, type Run } from './run.ts'
 import { settle } from './settle.ts'
@@ -31,8 +32,11 @@ export function place(run: Run): void {
       settle(run, sample, 'failed', misfit)
     } else if (needsAsking(run, instance)) {
       instance.actor.send({ type: 'server.suspected' })
-      // A machine of the user's own may not know the event; asked for ever, it would hold up all others.
-      if (instance.account.limit > 0) setAside(run, instance)
+      // A machine of the user's own may not know the event: then the server is asked for it, and holds up no others meanwhile.
+      if (instance.account.limit > 0) {
+        setAside(run, instance)
+        void probe(run, instance).then(() => askAgain(run, instance))
+      }
     } else if (takes(instance)) {
       grant(run, sample, instance)
     } else {

@@ -57,6 +57,8 @@ export interface Instance {
   loadedVersion: number | null
   /** Settles when the last load of weights there has ended. */
   loading: Promise<unknown>
+  /** When the last update is tried there again, and how often it has failed in a row. */
+  readonly bringing: { timer: unknown; tries: number }
   probe: Probe | null
   /** When it last answered or sent tokens; -Infinity after it hung up. */
   heardAt: number

@@ -34,7 +34,7 @@ export function decideRetry(failure: Failure, attempts: number): RetryAction {
     case 'INVALID_TASK':
       return { action: 'fail' }
     case 'BUSY':
-      return { action: 'retry', afterMs: waitAsAsked(failure.retryAfterMs) ?? backoff(failure.busy) }
+      return { action: 'retry', afterMs: waitAsAsked(failure.retryAfterMs) ?? backoffMs(failure.busy) }
     case 'INSTANCE_FAULT':
       if (failure.refusedByAll) return { action: 'fail' }
       break
@@ -42,7 +42,7 @@ export function decideRetry(failure: Failure, attempts: number): RetryAction {
       break
   }
   if (failure.fruitless >= attempts) return { action: 'exhausted' }
-  return { action: 'retry', afterMs: failure.fruitless <= 1 ? 0 : backoff(failure.fruitless - 1) }
+  return { action: 'retry', afterMs: failure.fruitless <= 1 ? 0 : backoffMs(failure.fruitless - 1) }
 }
 
 /** What a server asks for, within reason: neither at once nor never. */
@@ -50,6 +50,7 @@ function waitAsAsked(ms: number | undefined): number | undefined {
   return ms === undefined ? undefined : Math.min(Math.max(ms, FIRST_BACKOFF_MS), LONGEST_WAIT_MS)
 }
 
-function backoff(times: number): number {
+/** After so many times in a row that came to nothing. */
+export function backoffMs(times: number): number {
   return Math.min(FIRST_BACKOFF_MS * 2 ** Math.min(20, times - 1), MAX_BACKOFF_MS)
 }

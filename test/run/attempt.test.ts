@@ -174,3 +174,27 @@ test.each([{ progressMs: 100 }, { progressMs: 100, totalMs: 3_600_000, firstToke
     expect(await closeSimulation(simulation)).toBe(0)
   },
 )
+
+test('requests that strangers abort without a token never count, and are sent again after a growing backoff (decision 16)', async () => {
+  const simulation = simulate([], { retry: { attempts: 2 } })
+  const { clock, supervisor } = simulation
+  const sent: number[] = []
+  const chunk = { tokenIds: [], logprobs: [], text: null, versions: null, finishReason: 'abort' as const }
+  const engine: DriverFactory = (options) => {
+    const driver = scripted([chunk])(options)
+    return {
+      ...driver,
+      async *generate(request, signal) {
+        sent.push(clock.now())
+        if (sent.length <= 8) yield* driver.generate(request, signal)
+        else yield { ...chunk, tokenIds: [1], logprobs: [-1], finishReason: 'stop' as const }
+      },
+    }
+  }
+  supervisor.add({ url: 'sim://strangers', engine, id: 'strangers' })
+  await clock.run(supervisor.start())
+  const { completions } = await clock.run(supervisor.submit({ prompt: [9] }).result)
+  expect(completions[0]).toMatchObject({ outcome: 'completed', error: null })
+  expect(sent.slice(1).map((at, index) => at - sent[index]!)).toEqual([100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000])
+  expect(await closeSimulation(simulation)).toBe(0)
+})

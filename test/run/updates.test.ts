@@ -103,6 +103,24 @@ describe('an instance that fails a step', () => {
     },
   )
 
+  test('is tried again after a growing pause, and comes back when it works (decision 2)', async () => {
+    const simulation = await start({ breaker: { failures: 3, resetMs: 1_000, maxResetMs: 3_000 } })
+    const { clock, supervisor, servers } = simulation
+    const tried: number[] = []
+    const apply = async ({ id }: { id: string }): Promise<void> => {
+      if (id === 'b') tried.push(clock.now())
+      if (id === 'b' && tried.length < 5) throw new Error('no room on this disk')
+      servers[id === 'a' ? 0 : 1]!.revive('1')
+    }
+    await clock.run(supervisor.updateWeights({ version: 1, apply }))
+    expect(statesOf(simulation)).toEqual(['serving.idle', 'stale'])
+    await clock.advance(60_000)
+    expect(tried.slice(1).map((at, index) => at - tried[index]!)).toEqual([1_000, 2_000, 3_000, 3_000])
+    expect(statesOf(simulation)).toEqual(['serving.idle', 'serving.idle'])
+    expect(supervisor.getSnapshot().instances[1]!.fault).toBeNull()
+    expect(await closeSimulation(simulation)).toBe(0)
+  })
+
   test('comes back with the next update', async () => {
     const simulation = await start()
     const { clock, supervisor } = simulation

@@ -1,0 +1,69 @@
+/**
+ * Closed sockets: their slots are free when the server's own count says so, one for each that it counts less (decision 23, D3).
+ */
+import { expect, test } from 'vitest'
+import type { DriverFactory } from '../../src/index.ts'
+import { simulateServer } from '../../src/testing/simulated-fleet.ts'
+import type { VirtualClock } from '../../src/testing/virtual-clock.ts'
+import { closeSimulation, simulate } from '../simulate.ts'
+
+/** A server that can end requests only by their sockets, and counts what `counted` says. */
+function bySocket(clock: VirtualClock, counted: () => number) {
+  const server = simulateServer(clock, { id: 'socket', capacity: 4, chunkTokens: 1 })
+  const engine: DriverFactory = (options) => {
+    const driver = server.engine(options)
+    return {
+      ...driver,
+      probe: async () => {
+        const found = await driver.probe()
+        return { ...found, capabilities: { ...found.capabilities, abortById: false } }
+      },
+      load: async () => ({ running: counted(), waiting: 0 }),
+    }
+  }
+  return { id: 'socket', url: server.url, engine }
+}
+
+async function started(counted: () => number) {
+  const simulation = simulate([], { minInstances: 0 })
+  const { clock, supervisor } = simulation
+  await clock.run(supervisor.start())
+  supervisor.add(bySocket(clock, counted))
+  await clock.advance(1)
+  return { ...simulation, running: () => supervisor.getSnapshot().instances[0]!.running }
+}
+
+test('two sockets that are closed at once are not both freed by a count that is one less', async () => {
+  let counted = 3
+  const { running, ...simulation } = await started(() => counted)
+  const { clock, supervisor } = simulation
+  const rollouts = [1, 2, 3].map((key) => supervisor.submit({ prompt: [key, 10_000], sampling: { maxTokens: 10_000 } }))
+  await clock.advance(50)
+  rollouts[0]!.cancel()
+  rollouts[1]!.cancel()
+  // One of the two has ended on the server; both are asked about in the same moment.
+  counted = 2
+  await clock.advance(2_000)
+  expect(running()).toBe(2)
+  counted = 1
+  await clock.advance(500)
+  expect(running()).toBe(1)
+  rollouts[2]!.cancel()
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test('a request that the server has not begun to count does not pass for a socket that it has closed', async () => {
+  const { running, ...simulation } = await started(() => 2)
+  const { clock, supervisor } = simulation
+  const [gone, stays] = [1, 2].map((key) =>
+    supervisor.submit({ prompt: [key, 10_000], sampling: { maxTokens: 10_000 } }),
+  )
+  await clock.advance(50)
+  gone!.cancel()
+  const late = supervisor.submit({ prompt: [3, 10_000], sampling: { maxTokens: 10_000 } })
+  await clock.settle()
+  expect(running()).toBe(3)
+  late.cancel()
+  stays!.cancel()
+  expect(await closeSimulation(simulation)).toBe(0)
+})
