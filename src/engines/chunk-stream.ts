@@ -29,6 +29,8 @@ export interface ChunkRequest {
   readonly body: string
   readonly signal: AbortSignal
   readonly decoder: ChunkDecoder
+  /** Called when response headers have arrived. */
+  readonly onAccepted?: (() => void) | undefined
   readonly maxEventBytes?: number | undefined
 }
 
@@ -109,6 +111,7 @@ class ChunkStream implements AsyncIterableIterator<Chunk, undefined, undefined>,
   started(status: number, headers: Headers): void {
     this.#status = status
     this.#headers = headers
+    this.#request.onAccepted?.()
     if (status >= 300 && status < 400)
       this.#close(statusFault(this.#request.transport.peer, this.#what, status, headers, ''), true)
   }

@@ -55,6 +55,11 @@ export interface GenerateRequest {
   readonly prompt: readonly number[] | Int32Array | string | readonly ChatMessage[]
   /** `maxTokens` is what is left of the budget; `seed` is this segment's own. */
   readonly sampling: CheckedSampling
+  /**
+   * Called when response headers have arrived: from then on the server knows the id, and an abort by it finds the request. A driver that
+   * does not call it costs an interruption a repeated abort, nothing else.
+   */
+  readonly onAccepted?: () => void
 }
 
 /** Weight version of the attempt's tokens `[start, end)`, as the server says it. */

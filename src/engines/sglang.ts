@@ -77,7 +77,9 @@ export function createSglangDriver(options: DriverOptions): EngineDriver {
         )
       }
       const body = generateBody(request, deltas)
-      return chunkStream({ transport, clock, path: '/generate', body, signal, decoder: sglangDecoder(peer, deltas) })
+      const decoder = sglangDecoder(peer, deltas)
+      const { onAccepted } = request
+      return chunkStream({ transport, clock, path: '/generate', body, signal, decoder, onAccepted })
     },
     onHangUp: (listener) => transport.onHangUp(listener),
     async abort(requestId, signal) {

@@ -63,7 +63,7 @@ export function createVllmDriver(options: DriverOptions): EngineDriver {
       const body = path === GENERATE ? generateBody(request, ways.text) : completionsBody(request)
       const { logprobs, labelled: versions } = ways
       const decoder = vllmDecoder({ peer, route: path, logprobs, versions })
-      return chunkStream({ transport, clock, path, body, signal, decoder })
+      return chunkStream({ transport, clock, path, body, signal, decoder, onAccepted: request.onAccepted })
     },
     async abort(requestId, signal) {
       const path = ways.abortPath ?? '/abort_requests'

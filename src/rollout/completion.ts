@@ -34,6 +34,8 @@ export interface Segment {
   readonly start: number
   readonly end: number
   readonly reason: SegmentEnd
+  /** Tokens it produced that were thrown away, because the sample began again after it; `end` is then `start`. */
+  readonly dropped?: number
   readonly placedAt: number
   readonly firstTokenAt: number | null
   readonly endedAt: number

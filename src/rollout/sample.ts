@@ -46,6 +46,8 @@ export interface Sample extends Waiter {
   /** Attempts in a row without a new token. */
   fruitless: number
   busy: number
+  /** How often it was made to begin again by somebody's wish (decision 5). */
+  restarts: number
   /** Instances that refused it as their own fault. */
   refusedBy: Set<string> | null
   output: Output | null
@@ -85,6 +87,7 @@ export function createSample(task: LiveTask, index: number, now: number): Sample
     heldMs: 0,
     fruitless: 0,
     busy: 0,
+    restarts: 0,
     refusedBy: null,
     output: null,
     segments: NO_SEGMENTS,
@@ -137,9 +140,17 @@ function grow(output: Output, atLeast: number): void {
   output.logprobs = logprobs
 }
 
-/** Forgets all tokens: the sample begins again. */
-export function restart(sample: Sample): void {
+/** Forgets all tokens: the sample begins again. Its segments stay, empty, and say what was dropped. @returns how many tokens that were */
+export function restart(sample: Sample): number {
+  const dropped = tokenCount(sample)
   sample.output = null
+  if (dropped > 0) sample.segments = sample.segments.map(emptied)
+  return dropped
+}
+
+function emptied(segment: Segment): Segment {
+  const dropped = segment.end - segment.start + (segment.dropped ?? 0)
+  return { ...segment, start: 0, end: 0, ...(dropped === 0 ? {} : { dropped }) }
 }
 
 /** Labels the tokens `[start, end)`, joining them to the span before when it says the same. */

@@ -2,16 +2,18 @@
  * A sample that has run waits again: interrupted, retried, or after a backoff. One that has all it may have is complete instead.
  */
 import { RolloutError } from '../errors.ts'
-import { restart, type Sample } from '../rollout/sample.ts'
+import { restart, type Sample, tokenCount } from '../rollout/sample.ts'
 import { isTokenIds } from '../rollout/task.ts'
 import type { QueueLane } from '../rollout/waiter.ts'
+import type { Interruption } from './interrupt.ts'
 import { type Attempt, can, type Run } from './run.ts'
 import { settle } from './settle.ts'
 import { count, enqueue, laneOf, tellQueued, unpark } from './waitlist.ts'
 import { wake } from './wake.ts'
 
 /**
- * Puts a running sample back in the queue, or beside it for `afterMs`. Without token ids to resume from it begins again.
+ * Puts a running sample back in the queue, or beside it for `afterMs`. Without token ids to resume from it begins again, and where it
+ * was interrupted to do so.
  */
 export function waitAgain(
   run: Run,
@@ -21,15 +23,32 @@ export function waitAgain(
   afterMs: number = 0,
 ): void {
   if (endsHere(run, sample)) return
-  const hasIds = sample.task.promptTokenIds !== null || isTokenIds(sample.task.spec.prompt)
-  const resumable = hasIds && can(attempt.instance).tokenIds
-  if (!resumable) restart(sample)
+  const { interruption } = attempt
+  if (!isResumable(attempt, sample)) tally(interruption, 0, restart(sample))
+  else if (interruption?.how === 'restart') beginAgain(sample, interruption)
+  else tally(interruption, tokenCount(sample), 0)
   count(run, sample, 'waiting')
   sample.queuedAt = run.clock.now()
   if (afterMs > 0) backOff(run, sample, laneOf(sample, lane), afterMs)
   else enqueue(run, sample, laneOf(sample, lane))
   tellQueued(run, sample, lane)
   run.hub.changed()
+}
+
+function isResumable({ instance }: Attempt, { task }: Sample): boolean {
+  return can(instance).tokenIds && (task.promptTokenIds !== null || isTokenIds(task.spec.prompt))
+}
+
+function beginAgain(sample: Sample, interruption: Interruption): void {
+  sample.restarts++
+  tally(interruption, 0, restart(sample))
+}
+
+function tally(interruption: Interruption | null, resumed: number, wasted: number): void {
+  if (interruption === null) return
+  interruption.samples++
+  interruption.resumedTokens += resumed
+  interruption.wastedTokens += wasted
 }
 
 function backOff(run: Run, sample: Sample, lane: QueueLane, afterMs: number): void {

@@ -45,6 +45,9 @@ export function openAttempt(run: Run, sample: Sample, instance: Instance, lease:
     produced: 0,
     outcome: 'neutral',
     reason: 'finished',
+    stage: 'preparing',
+    onAccepted: null,
+    interruption: null,
     watch: null,
   }
   run.attempts.set(sample, attempt)
@@ -59,20 +62,23 @@ export async function drive(run: Run, attempt: Attempt): Promise<void> {
   const { owner: sample } = attempt
   let last: Chunk | null = null
   let error: RolloutError | null = null
+  let unsent = false
   try {
     const { driver } = attempt.instance
     const { prompt } = sample.task.spec
     if (!isTokenIds(prompt) && sample.task.promptTokenIds === null && driver.tokenize !== undefined) {
       sample.task.promptTokenIds = await tokenized(attempt, prompt)
     }
-    // A sample that has gone on by now needs no request.
-    if (attempt.sample !== null) {
+    // A sample that has gone on by now, or shall, needs no request.
+    unsent = attempt.sample === null || attempt.interruption !== null
+    if (!unsent) {
+      attempt.stage = 'sent'
       for await (const chunk of driver.generate(requestOf(attempt, sample), attempt.controller.signal)) {
         if (attempt.sample !== null) receive(run, attempt, sample, chunk)
         if (chunk.finishReason !== null) last = chunk
       }
     }
-    if (last === null)
+    if (last === null && !unsent)
       error = new RolloutError('TRANSPORT', `instance ${attempt.instance.id} ended a stream without a finish reason`, {
         instance: attempt.instance.id,
       })
@@ -86,6 +92,8 @@ export async function drive(run: Run, attempt: Attempt): Promise<void> {
   }
   run.clock.clearTimeout(attempt.watch)
   if (attempt.sample === null) confirmEnded(run, attempt, () => giveBack(run, attempt))
+  else if (attempt.interruption !== null && (unsent || attempt.controller.signal.aborted))
+    cutShort(run, attempt, sample)
   else if (error === null) finish(run, attempt, sample, last!)
   else fail(run, attempt, sample, error)
 }
@@ -120,6 +128,7 @@ function requestOf(attempt: Attempt, sample: Sample): GenerateRequest {
   }
   return {
     requestId: attempt.requestId,
+    onAccepted: () => accepted(attempt),
     prompt,
     sampling:
       done === 0 && sampling.seed === null
@@ -131,6 +140,11 @@ function requestOf(attempt: Attempt, sample: Sample): GenerateRequest {
             seed: sampling.seed === null ? null : segmentSeed(sampling.seed, sample.index, segment),
           },
   }
+}
+
+function accepted(attempt: Attempt): void {
+  attempt.stage = 'accepted'
+  attempt.onAccepted?.()
 }
 
 function receive(run: Run, attempt: Attempt, sample: Sample, chunk: Chunk): void {
@@ -180,15 +194,23 @@ function saysOtherWeights(run: Run, attempt: Attempt, last: Chunk): boolean {
 }
 
 /**
- * Somebody else ended it at the engine: it resumes, and an interruption never counts against it (decision 16). With no new token the server
- * is taken for busy, and asked again after a backoff.
+ * We, or somebody else, ended it at the engine: it resumes, and an interruption never counts against it (decision 16). If it was not us and
+ * there is no new token, the server is taken for busy, and asked again after a backoff.
  */
 function interrupted(run: Run, attempt: Attempt, sample: Sample, last: Chunk): void {
   part(run, attempt, sample, 'interrupted', last.versions)
   attempt.instance.totals.interrupted++
-  sample.busy = attempt.produced > 0 ? 0 : sample.busy + 1
+  sample.busy = attempt.produced > 0 || attempt.interruption !== null ? 0 : sample.busy + 1
   waitAgain(run, attempt, sample, 'interrupted', sample.busy === 0 ? 0 : backoffMs(sample.busy))
   giveBack(run, attempt)
+}
+
+/** Interrupted before its request was sent, or by closing its socket: the slot is free when the server says so. */
+function cutShort(run: Run, attempt: Attempt, sample: Sample): void {
+  part(run, attempt, sample, 'interrupted', null)
+  attempt.instance.totals.interrupted++
+  waitAgain(run, attempt, sample, 'interrupted')
+  confirmEnded(run, attempt, () => giveBack(run, attempt))
 }
 
 function fail(run: Run, attempt: Attempt, sample: Sample, error: RolloutError): void {

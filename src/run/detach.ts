@@ -21,16 +21,17 @@ export function detach(run: Run, attempt: Attempt, reason: SegmentEnd, outcome: 
 }
 
 /** Tells the engine until it listens; a socket that is still open after that is closed. */
-function endAtEngine(run: Run, attempt: Attempt): void {
+export function endAtEngine(run: Run, attempt: Attempt): void {
   const { instance, controller, requestId } = attempt
   run.clock.clearTimeout(attempt.watch)
   attempt.watch = null
-  if (!can(instance).abortById) {
+  if (!can(instance).abortById || attempt.stage === 'preparing') {
     controller.abort()
     return
   }
   let tries = 0
   const ask = (): void => {
+    run.clock.clearTimeout(attempt.watch)
     if (!instance.attempts.has(attempt)) return
     if (tries++ >= ABORT_TRIES) {
       controller.abort()
@@ -39,10 +40,11 @@ function endAtEngine(run: Run, attempt: Attempt): void {
     instance.driver.abort(requestId).catch(() => controller.abort())
     attempt.watch = run.clock.setTimeout(ask, ABORT_REPEAT_MS)
   }
+  attempt.onAccepted = ask
   ask()
 }
 
-/** An abort can overtake its request on the way to the server, where it then ends nothing: it is repeated. */
+/** An abort can overtake its request on the way to the server, where it then ends nothing: it is repeated, also when the server has it. */
 const ABORT_REPEAT_MS = 250
 const ABORT_TRIES = 12
 
@@ -53,7 +55,7 @@ const POLL_MS = 250
 export function confirmEnded(run: Run, attempt: Attempt, giveBack: () => void): void {
   const { instance, controller } = attempt
   run.clock.clearTimeout(attempt.watch)
-  if (!controller.signal.aborted || run.closing) {
+  if (!controller.signal.aborted || attempt.stage === 'preparing' || run.closing) {
     giveBack()
     return
   }

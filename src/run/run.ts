@@ -17,6 +17,7 @@ import type { Queue } from '../scheduling/queue.ts'
 import type { CompletionSinks } from '../streams/completions.ts'
 import type { Hub } from '../streams/hub.ts'
 import type { Logger } from '../telemetry/logger.ts'
+import type { Interruption } from './interrupt.ts'
 
 /** One HTTP generation under one lease. */
 export interface Attempt {
@@ -40,6 +41,12 @@ export interface Attempt {
   /** Tokens it was good for, counted when the sample goes on. */
   produced: number
   reason: SegmentEnd
+  /** How far its request has come; before it is sent there is nothing to abort. */
+  stage: 'preparing' | 'sent' | 'accepted'
+  /** Called once when the server has accepted the request. */
+  onAccepted: (() => void) | null
+  /** Set from the moment it is interrupted: what its sample does when it has ended. */
+  interruption: Interruption | null
   watch: unknown
 }
 

@@ -155,6 +155,7 @@ export function simulateServer(clock: Clock, options: SimulatedServerOptions): S
     streams.set(request.requestId, stream)
     maxRunning = Math.max(maxRunning, streams.size)
     if (!frozen) schedule(request.requestId, stream)
+    request.onAccepted?.()
   }
 
   function generate(request: GenerateRequest, signal: AbortSignal): AsyncIterable<Chunk> {
