@@ -3,8 +3,12 @@
  * A lease is granted once and released once; a second release is refused and changes nothing. All calls are O(1) beside
  * the policy's own O(log n). Nothing here grows with the number of leases ever granted (D19).
  *
- * Leases are kept in pages of ids granted one after the other, which a map of 80,000 of them is twice as slow as; a page goes
- * with its last lease, so there are never more pages than leases.
+ * A lease sits in a slot of flat arrays, which stay in the processor's cache; its id says which slot, and the how-manieth lease
+ * of that slot it is, so that an id is never given out again:
+ *
+ *     id = turn * 2^24 + slot        slot     1    2    3
+ *                                    holder   a    -    b       null where none is held; such slots are used first
+ *                                    turn     0    1    0       2 is free again: its next lease is 2^24 + 2
  */
 import { RolloutError } from '../errors.ts'
 
@@ -50,19 +54,19 @@ interface Books extends Account {
   listed: boolean
 }
 
-interface Page {
-  /** By the last bits of the lease id; null where none is held. */
-  readonly holders: (Books | null)[]
-  held: number
-}
-
-const PAGE_SIZE = 64
+/** More leases than a process could hold at once. */
+const SLOTS = 2 ** 24
+/** A slot that is this old is not used again: its ids would be no safe integers. */
+const LAST_TURN = Math.floor(Number.MAX_SAFE_INTEGER / SLOTS)
 
 /** `changed` is called after each change of a listed account, to keep a placement policy up to date. */
 export function createLedger(changed: (account: Account) => void): Ledger {
   const accounts = new Map<string, Books>()
-  const pages = new Map<number, Page>()
-  let lastLease = 0
+  /** No lease has the id 0. */
+  const holders: (Books | null)[] = [null]
+  const turns: number[] = [0]
+  const vacant: number[] = []
+  let grants = 0
   let held = 0
   let free = 0
 
@@ -76,27 +80,20 @@ export function createLedger(changed: (account: Account) => void): Ledger {
     free += room(books)
     if (books.listed) changed(books)
   }
-  function hold(leaseId: number, books: Books): void {
-    const number = Math.floor(leaseId / PAGE_SIZE)
-    let page = pages.get(number)
-    if (page === undefined) {
-      page = { holders: new Array<Books | null>(PAGE_SIZE).fill(null), held: 0 }
-      pages.set(number, page)
-    }
-    page.holders[leaseId % PAGE_SIZE] = books
-    page.held++
+  function hold(books: Books): number {
+    const slot = vacant.pop() ?? turns.push(0) - 1
+    holders[slot] = books
     held++
+    return turns[slot]! * SLOTS + slot
   }
   /** Null, and nothing has changed, when the lease is not held. */
   function letGo(leaseId: number): Books | null {
-    const number = Math.floor(leaseId / PAGE_SIZE)
-    const page = pages.get(number)
-    const books = page?.holders[leaseId % PAGE_SIZE] ?? null
-    if (page === undefined || books === null) return null
-    page.holders[leaseId % PAGE_SIZE] = null
-    page.held--
+    const slot = leaseId % SLOTS
+    const books = holders[slot] ?? null
+    if (books === null || turns[slot] !== Math.floor(leaseId / SLOTS)) return null
+    holders[slot] = null
     held--
-    if (page.held === 0) pages.delete(number)
+    if (turns[slot]!++ < LAST_TURN) vacant.push(slot)
     return books
   }
 
@@ -129,9 +126,8 @@ export function createLedger(changed: (account: Account) => void): Ledger {
       if (books === undefined || books.running >= books.limit) {
         throw new RolloutError('UNKNOWN_INSTANCE', `expected an instance with a free slot, found ${JSON.stringify(id)}`)
       }
-      const lease = { id: ++lastLease, instance: id }
-      hold(lease.id, books)
-      books.lastGranted = lease.id
+      const lease = { id: hold(books), instance: id }
+      books.lastGranted = ++grants
       change(books, 1, books.limit)
       return lease
     },
