@@ -10,7 +10,9 @@ export type {
   EngineDriver,
   GenerateRequest,
   Load,
+  PauseMode,
   Probe,
+  Reclaimed,
   WeightUpdate,
   WireSpan,
 } from './engines/driver.ts'

@@ -281,7 +281,7 @@ function checkUpdate(options: WeightUpdateOptions): CheckedUpdate {
       apply: (instance: Instance, signal: AbortSignal) =>
         path === undefined
           ? apply!({ id: instance.id, url: instance.spec.url }, signal)
-          : instance.driver.updateWeights({ version, path }, signal),
+          : instance.driver.updateWeights({ version, path, frozen: false }, signal),
     }
   })
 }

@@ -49,6 +49,16 @@ const REMARKS: { readonly [K in keyof Capabilities]: (value: Capabilities[K]) =>
     has
       ? good('a report of what it runs')
       : bad('a report of what it runs: requests of others are not noticed before an update'),
+  pause: (modes) =>
+    modes.includes('keep')
+      ? good('being held over an update, with its requests ended or frozen')
+      : modes.length > 0
+        ? good('being held over an update, with its requests ended; frozen ones would keep the cache of old weights')
+        : bad('being held over an update: requests of others that come meanwhile are not kept waiting'),
+  release: (has) =>
+    has
+      ? good('giving its GPU memory to a trainer on the same GPUs')
+      : bad('giving its GPU memory to a trainer on the same GPUs (--enable-memory-saver, --enable-sleep-mode)'),
 }
 
 /** A paragraph for each server, and a last line for all of them. */

@@ -7,6 +7,9 @@ import type { Clock } from '../clock.ts'
 import type { FinishReason, LogprobBasis } from '../rollout/completion.ts'
 import type { ChatMessage, CheckedSampling } from '../rollout/task.ts'
 
+/** What a held server does with the requests it runs: ends them, or freezes them until it is opened again. */
+export type PauseMode = 'abort' | 'keep'
+
 /** What an engine can do; what it cannot is declared, and degrades as documented. */
 export interface Capabilities {
   /** Takes and returns token ids, so an interrupted sample resumes exactly where it was. */
@@ -20,6 +23,10 @@ export interface Capabilities {
   readonly updateWeights: boolean
   /** Reports how many sequences it runs and has waiting. */
   readonly loadReport: boolean
+  /** How it can be held; `keep` only where the KV of frozen requests can be computed anew. Empty where it has no such route. */
+  readonly pause: readonly PauseMode[]
+  /** Gives its GPU memory to a trainer on the same GPUs, and takes it back. */
+  readonly release: boolean
 }
 
 /** What a server says about itself. */
@@ -85,6 +92,14 @@ export interface WeightUpdate {
   readonly version: number
   /** Folder of the weights, as the server sees it. */
   readonly path: string
+  /** Requests are frozen there by `pause('keep')`: what is cached of them is computed anew under the new weights. */
+  readonly frozen: boolean
+}
+
+/** What came back with the GPU memory that a server had given away. */
+export interface Reclaimed {
+  /** False where the weights were discarded: the server says their old version, and has none until it is updated. */
+  readonly weightsKept: boolean
 }
 
 /** One server, as the supervisor talks to it. */
@@ -102,10 +117,24 @@ export interface EngineDriver {
   generate(request: GenerateRequest, signal: AbortSignal): AsyncIterable<Chunk>
   /** Asks the server to end one request; its stream then ends with 'abort'. Unknown ids are no error. */
   abort(requestId: string, signal?: AbortSignal): Promise<void>
-  /** Opens a server that was left paused. */
+  /** Holds the server: requests that come are kept waiting there until `resume`. */
+  pause?(mode: PauseMode, signal?: AbortSignal): Promise<void>
+  /** Opens a server that is held, by us or since before us; one that is not, it leaves as it is. */
   resume(signal?: AbortSignal): Promise<void>
-  /** Loads weights and flushes every cache that holds work of the old ones. The server must be quiet. */
+  /**
+   * Loads weights, labels them, flushes every cache that holds work of the old ones, and proves both. The server is quiet, and
+   * held where it can be; or it is held with frozen requests. Neither pauses nor resumes.
+   */
   updateWeights(update: WeightUpdate, signal?: AbortSignal): Promise<void>
+  /**
+   * Empties what is cached of older weights, after weights that somebody else loaded; `frozen` as in WeightUpdate.
+   * Throws where the server cannot say that it did.
+   */
+  flush?(frozen: boolean, signal?: AbortSignal): Promise<void>
+  /** Gives the GPU memory of a quiet server away, weights and caches. */
+  release?(signal?: AbortSignal): Promise<void>
+  /** Takes it back. */
+  reclaim?(signal?: AbortSignal): Promise<Reclaimed>
   /** Text or chat to token ids, by the server's own tokenizer, where it has a route for it. */
   tokenize?(prompt: string | readonly ChatMessage[], signal?: AbortSignal): Promise<number[]>
   /** Calls back whenever a connection ends that no request of ours ended: the server may have gone. */

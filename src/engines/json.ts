@@ -21,3 +21,13 @@ export function positive(value: unknown): number | null {
 export function asText(value: unknown): string | null {
   return typeof value === 'string' ? value : null
 }
+
+/** Compares releases such as `0.5.23`, `0.32.0` or `1.2rc1`, part by part. */
+export function atLeast(version: string, floor: readonly number[]): boolean {
+  const parts = version.split('.')
+  for (const [i, least] of floor.entries()) {
+    const part = Number.parseInt(parts[i] ?? '0', 10)
+    if (part !== least) return part > least
+  }
+  return true
+}

@@ -57,6 +57,8 @@ export async function probeLlamaServer(
         versions: 'none',
         updateWeights: false,
         loadReport: loadRoute !== null,
+        pause: [],
+        release: false,
       },
       advice,
     },

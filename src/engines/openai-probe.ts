@@ -63,6 +63,8 @@ export async function probeOpenai(
         versions: 'none',
         updateWeights: false,
         loadReport: false,
+        pause: [],
+        release: false,
       },
       advice,
     },

@@ -5,7 +5,7 @@
  */
 import type { Probe } from './driver.ts'
 import { fault, statusFault } from './faults.ts'
-import { asRecord, asRecords, type Json, positive } from './json.ts'
+import { asRecord, asRecords, atLeast, type Json, positive } from './json.ts'
 import { jsonOf, type Reply, type Transport } from './transport.ts'
 
 export interface SglangProbe {
@@ -20,12 +20,14 @@ export async function probeSglang(
   signal: AbortSignal | undefined,
 ): Promise<SglangProbe> {
   const get = (path: string) => transport.call({ method: 'GET', path, signal })
-  const [serverInfo, modelInfo, loadsReply, models, ready] = await Promise.all([
+  const [serverInfo, modelInfo, loadsReply, models, ready, pause] = await Promise.all([
     get('/server_info'),
     get('/model_info'),
     get('/v1/loads?include=core'),
     get('/v1/models'),
     get('/ready'),
+    // A method that the route does not take: only whether there is one.
+    get('/pause_generation'),
   ])
   const server = recognise(transport, serverInfo, models)
   const model = modelInfo.status === 404 ? {} : asRecord(jsonOf(transport.peer, modelInfo))
@@ -35,6 +37,7 @@ export async function probeSglang(
   const engineVersion = typeof server.version === 'string' ? server.version : null
   const deltas = server.incremental_streaming_output === true
   const capacity = capacityOf(server, loads)
+  const isRecent = engineVersion !== null && atLeast(engineVersion, SPANS_SINCE)
   return {
     deltas,
     probe: {
@@ -49,16 +52,18 @@ export async function probeSglang(
         tokenIds: true,
         logprobs: 'sampled',
         abortById: true,
-        versions: engineVersion !== null && atLeast(engineVersion, SPANS_SINCE) ? 'spans' : 'label',
+        versions: isRecent ? 'spans' : 'label',
         updateWeights: true,
         loadReport: loadsReply.status === 200,
+        pause: pause.status !== 405 ? [] : isRecent ? ['abort', 'keep'] : ['abort'],
+        release: server.enable_memory_saver === true,
       },
       advice: adviceFor(server, deltas, capacity, engineVersion),
     },
   }
 }
 
-/** The oldest release that was seen to send `weight_versions`; older ones that do are read all the same. */
+/** The oldest release that was seen to send `weight_versions`, and to compute retracted requests anew; older ones that do are read all the same. */
 const SPANS_SINCE = [0, 5, 23]
 
 /** The configuration of an SGLang; anything else is named by what it looks like. */
@@ -115,13 +120,4 @@ function adviceFor(server: Json, deltas: boolean, capacity: number | null, versi
   if (version !== null && !atLeast(version, SPANS_SINCE))
     advice.push(`update it: ${version} may not say which weights sampled which tokens; ${SPANS_SINCE.join('.')} does`)
   return advice
-}
-
-function atLeast(version: string, floor: readonly number[]): boolean {
-  const parts = version.split('.')
-  for (const [i, least] of floor.entries()) {
-    const part = Number.parseInt(parts[i] ?? '0', 10)
-    if (part !== least) return part > least
-  }
-  return true
 }

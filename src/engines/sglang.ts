@@ -5,10 +5,11 @@
 import type { RolloutError } from '../errors.ts'
 import { isTokenIds } from '../rollout/task.ts'
 import { chunkStream } from './chunk-stream.ts'
-import type { Chunk, DriverOptions, EngineDriver } from './driver.ts'
+import type { Chunk, DriverOptions, EngineDriver, PauseMode } from './driver.ts'
 import { fault, serverMessage, statusFault } from './faults.ts'
 import { asRecord, asRecords } from './json.ts'
 import { sglangDecoder } from './sglang-events.ts'
+import { createSglangMemory } from './sglang-memory.ts'
 import { probeSglang } from './sglang-probe.ts'
 import { generateBody } from './sglang-request.ts'
 import { createTransport, jsonOf } from './transport.ts'
@@ -18,6 +19,12 @@ const UPDATE_DEADLINE_MS = 60 * 60 * 1000
 
 /** Requests whose client left end within this; a stranger's long one does not. */
 const IDLE_WAIT_S = 5
+
+/** It answers between two steps, and a step may hold a long prompt; ending what runs was seen to take a second. */
+const PAUSE_DEADLINE_MS = 60_000
+
+/** Of its modes only these leave no request with the cache of old weights: `in_place` does, and a later pause over it hangs. */
+const PAUSES: Readonly<Record<PauseMode, string>> = { abort: 'abort', keep: 'retract' }
 
 export function createSglangDriver(options: DriverOptions): EngineDriver {
   const { clock } = options
@@ -43,10 +50,16 @@ export function createSglangDriver(options: DriverOptions): EngineDriver {
   async function flush(signal: AbortSignal | undefined): Promise<{ readonly flushed: boolean; readonly said: string }> {
     let reply = await post('/flush_cache', {}, signal)
     if (reply.status === 400) reply = await post(`/flush_cache?timeout=${IDLE_WAIT_S}`, {}, signal, 2000 * IDLE_WAIT_S)
-    // A release without the route flushes in the update, and cannot say so.
-    if (reply.status === 200 || reply.status === 404) return { flushed: true, said: '' }
-    return { flushed: false, said: serverMessage(reply.text, peer) }
+    // A refusal here is an answer about the instance, and not about a sample.
+    if (reply.status === 400) return { flushed: false, said: serverMessage(reply.text, peer) }
+    if (reply.status !== 200) throw statusFault(peer, reply.what, reply.status, reply.headers, reply.text)
+    return { flushed: true, said: '' }
   }
+
+  const memory = createSglangMemory(transport, async (signal) => {
+    const { flushed, said } = await flush(signal)
+    if (!flushed) throw busyFault('gives its memory away', said)
+  })
 
   return {
     engine: 'sglang',
@@ -86,14 +99,20 @@ export function createSglangDriver(options: DriverOptions): EngineDriver {
       const reply = await post('/abort_request', { rid: requestId }, signal)
       if (reply.status !== 200) throw statusFault(peer, reply.what, reply.status, reply.headers, reply.text)
     },
+    async pause(mode, signal) {
+      jsonOf(peer, await post('/pause_generation', { mode: PAUSES[mode] }, signal, PAUSE_DEADLINE_MS))
+    },
     async resume(signal) {
-      jsonOf(peer, await post('/continue_generation', {}, signal))
+      const reply = await post('/continue_generation', {}, signal)
+      // A release that cannot be held is open.
+      if (reply.status !== 404) jsonOf(peer, reply)
     },
     async updateWeights({ version, path }, signal) {
       const label = String(version)
       // Asked before, because a server that is not quiet changes its weights, keeps the old cache and then says no.
+      // Retracted requests hold no cache: for them too this is the question.
       const before = await flush(signal)
-      if (!before.flushed) throw busyFault(before.said)
+      if (!before.flushed) throw busyFault('takes new weights', before.said)
       const update = { model_path: path, weight_version: label, flush_cache: true, abort_all_requests: false }
       const reply = await post('/update_weights_from_disk', update, signal, UPDATE_DEADLINE_MS)
       // A failure is said with 400, which here blames the instance and not a sample.
@@ -108,6 +127,12 @@ export function createSglangDriver(options: DriverOptions): EngineDriver {
         throw updateFault(`found: the server calls its weights ${JSON.stringify(found)} after the update to ${label}`)
       }
     },
+    async flush(_frozen, signal) {
+      const { flushed, said } = await flush(signal)
+      if (!flushed) throw busyFault('empties its cache', said)
+    },
+    release: (signal) => memory.release(signal),
+    reclaim: (signal) => memory.reclaim(signal),
     async tokenize(prompt, signal) {
       const body = typeof prompt === 'string' ? { prompt } : { messages: prompt }
       const reply = await post('/tokenize', body, signal)
@@ -127,8 +152,8 @@ export function createSglangDriver(options: DriverOptions): EngineDriver {
     return fault('ENGINE_ERROR', peer, `${what}, ${found}; see whether the server can read the folder and is quiet`)
   }
 
-  function busyFault(said: string): RolloutError {
-    const what = 'POST /flush_cache: expected a quiet server before its weights change, found requests that run or wait'
-    return fault('BUSY', peer, `${what} (${said}); end them, also those of others; its weights did not change`)
+  function busyFault(when: string, said: string): RolloutError {
+    const what = `POST /flush_cache: expected a quiet server when it ${when}, found requests that run or wait`
+    return fault('BUSY', peer, `${what} (${said}); end them, also those of others; nothing was changed`)
   }
 }

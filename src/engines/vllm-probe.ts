@@ -6,7 +6,7 @@
 import type { Probe } from './driver.ts'
 import { fault, statusFault } from './faults.ts'
 import { sumGauges } from './gauges.ts'
-import { asRecord, asRecords, asText, type Json, positive } from './json.ts'
+import { asRecord, asRecords, asText, atLeast, type Json, positive } from './json.ts'
 import { jsonOf, type Reply, type Transport } from './transport.ts'
 import { COMPLETIONS, GENERATE, type Route } from './vllm-request.ts'
 import { isUnfinished } from './vllm-update.ts'
@@ -66,6 +66,7 @@ export async function probeVllm(
   const weightVersion = dev ? asText(asRecord(jsonOf(peer, weights)).weight_version) : null
   const abortPath = scaleOut ? '/inference/v1/abort_requests' : dev ? '/abort_requests' : null
   const capacity = positive(asRecord(config.scheduler_config).max_num_seqs)
+  const engineVersion = asText(asRecord(jsonOf(peer, version)).version)
   return {
     ways: {
       route: scaleOut ? GENERATE : COMPLETIONS,
@@ -76,7 +77,7 @@ export async function probeVllm(
     },
     probe: {
       engine: 'vllm',
-      engineVersion: asText(asRecord(jsonOf(peer, version)).version),
+      engineVersion,
       capacity:
         capacity === null ? null : capacity * (positive(asRecord(config.parallel_config).data_parallel_size) ?? 1),
       weightVersion,
@@ -90,10 +91,17 @@ export async function probeVllm(
         versions: weightVersion === null ? 'none' : scaleOut ? 'spans' : 'label',
         updateWeights: dev,
         loadReport: gauges[RUNNING] !== null,
+        pause: pausedReply.status !== 200 || !dev ? [] : recomputes(engineVersion) ? ['abort', 'keep'] : ['abort'],
+        release: dev && model.enable_sleep_mode === true,
       },
       advice: adviceFor(dev, scaleOut, mode, gauges[RUNNING] !== null, weightVersion),
     },
   }
+}
+
+/** The oldest release whose reset of running requests was seen to compute them anew. */
+function recomputes(engineVersion: string | null): boolean {
+  return engineVersion !== null && atLeast(engineVersion, [0, 32, 0])
 }
 
 /** The model of a vLLM that works; anything else is named by what it looks like. */

@@ -10,6 +10,7 @@ import { fault, statusFault } from './faults.ts'
 import { sumGauges } from './gauges.ts'
 import { asRecord } from './json.ts'
 import { createTransport, jsonOf } from './transport.ts'
+import { createVllmControl } from './vllm-control.ts'
 import { vllmDecoder } from './vllm-events.ts'
 import { probeVllm, RUNNING, type VllmWays, WAITING } from './vllm-probe.ts'
 import { COMPLETIONS, completionsBody, engineIds, GENERATE, generateBody } from './vllm-request.ts'
@@ -28,6 +29,7 @@ export function createVllmDriver(options: DriverOptions): EngineDriver {
     abortPath: '/abort_requests',
   }
   let vocabularySize: number | null = null
+  const control = createVllmControl(transport)
 
   return {
     engine: 'vllm',
@@ -71,10 +73,12 @@ export function createVllmDriver(options: DriverOptions): EngineDriver {
       const reply = await transport.call({ method: 'POST', path, body, signal })
       if (reply.status !== 200) throw statusFault(peer, reply.what, reply.status, reply.headers, reply.text)
     },
-    async resume(signal) {
-      jsonOf(peer, await transport.call({ method: 'POST', path: '/resume', body: {}, signal }))
-    },
-    updateWeights: (update, signal) => updateVllm(transport, update, signal),
+    pause: control.pause,
+    resume: control.resume,
+    updateWeights: (update, signal) => updateVllm(transport, control, update, signal),
+    flush: control.flush,
+    release: control.release,
+    reclaim: control.reclaim,
     async tokenize(prompt, signal) {
       const body = typeof prompt === 'string' ? { prompt } : { messages: prompt }
       const reply = await transport.call({ method: 'POST', path: '/tokenize', body, signal })

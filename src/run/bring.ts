@@ -44,6 +44,7 @@ async function load(
 ): Promise<InstanceUpdate> {
   const { id, driver, actor } = instance
   let step: UpdateStep = 'quiet'
+  let held = false
   const controller = new AbortController()
   const { signal } = controller
   const late = (): void => {
@@ -62,6 +63,9 @@ async function load(
     await inTime(before)
     await inTime(quiet(run, [instance], null))
     if (can(instance).loadReport) await inTime(serverQuiet(run, instance, signal))
+    // Requests of strangers that come meanwhile wait there.
+    held = can(instance).pause.includes('abort')
+    if (held) await inTime(driver.pause!('abort', signal))
     step = 'apply'
     mustBeMember(run, instance)
     await inTime(update.apply(instance, signal))
@@ -76,6 +80,8 @@ async function load(
         )
       }
     }
+    if (held) await inTime(driver.resume(signal))
+    held = false
     mustBeMember(run, instance)
     instance.heardAt = run.clock.now()
     instance.loadedVersion = update.version
@@ -88,6 +94,8 @@ async function load(
     run.log.error({ instance: id, step, code: error.code }, error.message)
     instance.fault = error
     if (isMember(run, instance)) actor.send({ type: 'weights.lost' })
+    // Also when cancelled: no server is left paused by mistake.
+    if (held) await driver.resume().catch(() => {})
     return { id, ok: false, step, error, ms: run.clock.now() - startedAt }
   } finally {
     run.clock.clearTimeout(timer)

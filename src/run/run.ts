@@ -147,6 +147,8 @@ const NOTHING: Capabilities = {
   versions: 'none',
   updateWeights: false,
   loadReport: false,
+  pause: [],
+  release: false,
 }
 
 /** What the instance said it can do; nothing before it was probed. */

@@ -19,7 +19,15 @@ export type {
   StreamFaultOptions,
 } from './embedded-faults.ts'
 export { createRandom, hash32, type Random } from './random.ts'
-export { type SimulatedServer, type SimulatedServerOptions, simulateServer, tokenOf } from './simulated-fleet.ts'
+export {
+  type ControlCall,
+  type ControlFailure,
+  logprobOf,
+  type SimulatedServer,
+  type SimulatedServerOptions,
+  simulateServer,
+  tokenOf,
+} from './simulated-fleet.ts'
 export {
   createTinyWeights,
   EOS,

@@ -22,6 +22,8 @@ const PROBE = {
     versions: 'spans',
     updateWeights: false,
     loadReport: true,
+    pause: [],
+    release: false,
   },
   advice: [],
 }

@@ -56,7 +56,7 @@ describe('doctor', () => {
       'advice      start it with --incremental-streaming-output',
     ])
       expect(out).toContain(words)
-    expect(out).not.toMatch(/^ {2}does not /m)
+    expect(out).toMatch(/^ {2}does not {4}giving its GPU memory .*\n {2}advice/m)
   })
 
   it('gives the same as one JSON object', async () => {
@@ -147,6 +147,8 @@ describe('the report', () => {
     versions: 'none',
     updateWeights: false,
     loadReport: false,
+    pause: [],
+    release: false,
   }
   const probe: Probe = {
     engine: 'openai',

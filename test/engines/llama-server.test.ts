@@ -190,13 +190,15 @@ describe('a server', () => {
         versions: 'none',
         updateWeights: false,
         loadReport: true,
+        pause: [],
+        release: false,
       },
       advice: [],
     })
     expect(await driver.weightVersion()).toBeNull()
     await driver.abort('r-1')
     await driver.resume()
-    expect(await refusal(driver.updateWeights({ version: 1, path: 'x' }))).toMatchObject({
+    expect(await refusal(driver.updateWeights({ version: 1, path: 'x', frozen: false }))).toMatchObject({
       code: 'UPDATE_FAILED',
       message: expect.stringContaining('restart'),
     })

@@ -217,7 +217,7 @@ test('what the protocol has no route for is no error, or says so', async () => {
   await driver.resume()
   expect(await driver.weightVersion()).toBeNull()
   expect((await refusal(driver.load())).code).toBe('WRONG_PROTOCOL')
-  expect((await refusal(driver.updateWeights({ version: 1, path: 'x' }))).code).toBe('UPDATE_FAILED')
+  expect((await refusal(driver.updateWeights({ version: 1, path: 'x', frozen: false }))).code).toBe('UPDATE_FAILED')
 })
 
 const engines: EmbeddedEngine[] = []

@@ -23,6 +23,7 @@ export async function replaying(
     'POST /generate': 'generate',
     'POST /tokenize': 'tokenize',
     'POST /abort_request': 'abortUnknown',
+    'POST /pause_generation': 'pause',
     'POST /continue_generation': 'resume',
     'POST /flush_cache': 'flush',
     'POST /update_weights_from_disk': 'update',
@@ -31,11 +32,15 @@ export async function replaying(
     const route = `${request.method} ${request.url}`
     const change = changed[route]
     const name = typeof change === 'string' ? change : (routes[route] ?? 'notFound')
+    // A method that the route does not take.
+    if (route === 'GET /pause_generation' && change === undefined) return replay(response, NOT_ALLOWED)
     if (change === null) replay(response, recorded('sglang-cumulative')('notFound'))
     else replay(response, { ...recordedOr(said, name), ...(typeof change === 'object' ? change : {}) })
   })
   return { server, driver: createSglangDriver(options(server.url)) }
 }
+
+const NOT_ALLOWED: Recorded = { status: 405, type: 'application/json', body: '{"detail":"Method Not Allowed"}' }
 
 /** The deltas server was asked only what depends on its form; the rest is the other one's answer. */
 export function recordedOr(said: (name: string) => Recorded, name: string): Recorded {

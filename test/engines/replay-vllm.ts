@@ -35,8 +35,10 @@ export async function replaying(
     'POST /abort_requests': 'abortUnknown',
     'POST /inference/v1/abort_requests': 'abortUnknownScaleOut',
     'POST /resume': 'resume',
-    'POST /pause?mode=wait': 'pause',
+    'POST /pause?mode=abort': 'pause',
+    'POST /pause?mode=keep': 'pause',
     'POST /reset_prefix_cache': 'flush',
+    'POST /reset_prefix_cache?reset_running_requests=true': 'flushKept',
     'POST /collective_rpc': 'update',
   }
   let label = JSON.parse(said('weightInfo').body).weight_version
@@ -51,6 +53,7 @@ export async function replaying(
     if (typeof change === 'string') return replay(response, said(change))
     const json = (value: object) => replay(response, { ...said('version'), body: JSON.stringify(value), ...change })
     if (line === 'POST /update_weight_version') {
+      if (typeof change === 'object' && change.status !== undefined) return json({})
       label = JSON.parse(body).new_version
       return json({ success: true, new_version: label })
     }

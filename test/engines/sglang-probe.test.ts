@@ -94,6 +94,7 @@ describe('a probe', () => {
     for (const flag of ['--incremental-streaming-output', '--max-running-requests', '--enable-deterministic-inference'])
       expect(advice.join('\n')).toContain(flag)
     expect(capabilities.versions).toBe('label')
+    expect(capabilities.pause).toEqual(['abort'])
     const good = info({ incremental_streaming_output: true, enable_deterministic_inference: true })
     expect((await (await replaying('cumulative', { 'GET /server_info': good })).driver.probe()).advice).toEqual([])
   })

@@ -90,6 +90,8 @@ describe.each(forms)('against what a real server said, %s', (form) => {
         versions: 'spans',
         updateWeights: true,
         loadReport: true,
+        pause: ['abort', 'keep'],
+        release: false,
       },
     })
   })
@@ -180,10 +182,64 @@ describe('the control routes', () => {
     expect(await driver.load()).toEqual({ running: 7, waiting: 1 })
   })
 
-  test('resume and tokenize', async () => {
+  test.each([
+    ['abort', '{"mode":"abort"}'],
+    ['keep', '{"mode":"retract"}'],
+  ] as const)('is held in mode %s, and opened', async (mode, body) => {
     const { driver, server } = await replaying('cumulative')
+    await driver.pause?.(mode)
     await driver.resume()
-    expect(server.requests.at(-1)).toMatchObject({ line: 'POST /continue_generation', body: '{}' })
+    expect(server.requests).toMatchObject([
+      { line: 'POST /pause_generation', body },
+      { line: 'POST /continue_generation', body: '{}' },
+    ])
+  })
+
+  test('a release that cannot be held is open', async () => {
+    const { driver } = await replaying('cumulative', { 'POST /continue_generation': null })
+    await driver.resume()
+    const failing = await replaying('cumulative', { 'POST /continue_generation': { status: 500, body: 'no' } })
+    expect(await refusal(failing.driver.resume())).toMatchObject({ code: 'ENGINE_ERROR' })
+  })
+
+  test('a flush that the server refuses, or has no route for, has failed (R2)', async () => {
+    for (const frozen of [false, true]) {
+      const { driver, server } = await replaying('cumulative')
+      await driver.flush?.(frozen)
+      expect(server.requests.map(({ line }) => line)).toEqual(['POST /flush_cache'])
+    }
+    const busy = { status: 400, body: 'Timed out waiting for idle state.' }
+    const full = await replaying('cumulative', { 'POST /flush_cache': busy, 'POST /flush_cache?timeout=5': busy })
+    expect(await refusal(full.driver.flush!(false))).toMatchObject({ code: 'BUSY' })
+    const without = await replaying('cumulative', { 'POST /flush_cache': null })
+    expect(await refusal(without.driver.flush!(false))).toMatchObject({ code: 'INSTANCE_FAULT' })
+  })
+
+  test.each([true, false])(
+    'gives its memory away when it is quiet; weights are there again with a backup: %s',
+    async (backup) => {
+      const { driver, server } = await replaying('cumulative', {
+        'GET /server_info': { body: `{"enable_weights_cpu_backup":${backup}}` },
+        'POST /release_memory_occupation': { status: 200, body: 'null' },
+        'POST /resume_memory_occupation': { status: 200, body: 'null' },
+      })
+      await driver.release?.()
+      expect(await driver.reclaim?.()).toEqual({ weightsKept: backup })
+      expect(server.requests.map(({ line }) => line)).toEqual([
+        'POST /flush_cache',
+        'POST /release_memory_occupation',
+        'GET /server_info',
+        'POST /resume_memory_occupation',
+      ])
+      const busy = { status: 400, body: 'Timed out waiting for idle state.' }
+      const full = await replaying('cumulative', { 'POST /flush_cache': busy, 'POST /flush_cache?timeout=5': busy })
+      expect(await refusal(full.driver.release!())).toMatchObject({ code: 'BUSY' })
+      expect(full.server.requests.map(({ line }) => line)).not.toContain('POST /release_memory_occupation')
+    },
+  )
+
+  test('tokenize', async () => {
+    const { driver, server } = await replaying('cumulative')
     expect(await driver.tokenize?.('hello')).toEqual([74, 71, 78, 78, 81])
     expect(server.requests.at(-1)?.body).toBe('{"prompt":"hello"}')
     await driver.tokenize?.([{ role: 'user', content: 'hi' }])
@@ -192,7 +248,7 @@ describe('the control routes', () => {
 
   test('an update labels, flushes, and checks both', async () => {
     const { driver, server } = await replaying('cumulative', { 'GET /model_info': 'modelInfoAfterUpdate' })
-    await driver.updateWeights({ version: 7, path: '/w/7' })
+    await driver.updateWeights({ version: 7, path: '/w/7', frozen: false })
     expect(server.requests.map(({ line }) => line)).toEqual([
       'POST /flush_cache',
       'POST /update_weights_from_disk',
@@ -217,7 +273,7 @@ describe('the control routes', () => {
     ['whose label did not change', { 'GET /model_info': { body: '{"weight_version":"6"}' } }, '"6"'],
   ])('an update %s fails and says so', async (_, changed, message) => {
     const { driver } = await replaying('cumulative', { 'GET /model_info': 'modelInfoAfterUpdate', ...changed })
-    expect(await refusal(driver.updateWeights({ version: 7, path: '/w/7' }))).toMatchObject({
+    expect(await refusal(driver.updateWeights({ version: 7, path: '/w/7', frozen: false }))).toMatchObject({
       code: 'ENGINE_ERROR',
       instance: 'a',
       message: expect.stringContaining(message),
@@ -230,7 +286,7 @@ describe('the control routes', () => {
       'POST /flush_cache': busy,
       'POST /flush_cache?timeout=5': busy,
     })
-    expect(await refusal(driver.updateWeights({ version: 7, path: '/w/7' }))).toMatchObject({
+    expect(await refusal(driver.updateWeights({ version: 7, path: '/w/7', frozen: false }))).toMatchObject({
       code: 'BUSY',
       message: expect.stringContaining('Timed out waiting'),
     })
@@ -243,7 +299,7 @@ describe('the control routes', () => {
       'POST /flush_cache': { status: 400 },
       'POST /flush_cache?timeout=5': 'flush',
     })
-    await driver.updateWeights({ version: 7, path: '/w/7' })
+    await driver.updateWeights({ version: 7, path: '/w/7', frozen: false })
   })
 
   test('nothing works after close', async () => {

@@ -34,6 +34,8 @@ describe('a probe', () => {
         versions: 'spans',
         updateWeights: true,
         loadReport: true,
+        pause: ['abort', 'keep'],
+        release: false,
       },
     })
   })
@@ -55,6 +57,7 @@ describe('a probe', () => {
       vocabularySize: 320,
     })
     expect(capabilities).toMatchObject({ abortById: false, versions: 'none', updateWeights: false, logprobs: 'raw' })
+    expect(capabilities).toMatchObject({ pause: [], release: false })
     for (const flag of ['VLLM_SERVER_DEV_MODE=1', '--enable-scale-out', '--logprobs-mode processed_logprobs'])
       expect(advice.join('\n')).toContain(flag)
     const scaleOut = await replaying('generate', plain)
@@ -73,6 +76,13 @@ describe('a probe', () => {
     expect(advice).toHaveLength(advised)
   })
 
+  test('gives its memory away only with --enable-sleep-mode, and keeps requests only where they are computed anew', async () => {
+    const sleepy = await replaying('generate', info({ model_config: { enable_sleep_mode: true } }))
+    expect((await sleepy.driver.probe()).capabilities).toMatchObject({ release: true })
+    const old = await replaying('generate', { 'GET /version': { body: '{"version":"0.31.4"}' } })
+    expect((await old.driver.probe()).capabilities).toMatchObject({ pause: ['abort'] })
+  })
+
   test('counts the slots of every data-parallel rank, and invents none', async () => {
     const ranks = info({ scheduler_config: { max_num_seqs: 12 }, parallel_config: { data_parallel_size: 2 } })
     expect((await (await replaying('generate', ranks)).driver.probe()).capacity).toBe(24)
@@ -85,12 +95,12 @@ describe('a probe', () => {
       'GET /is_paused': 'pausedIs',
       'GET /metrics': { body: 'python_gc 1\n' },
     })
-    await refusal(driver.updateWeights({ version: 3, path: '/w' }, AbortSignal.abort()))
+    await refusal(driver.updateWeights({ version: 3, path: '/w', frozen: false }, AbortSignal.abort()))
     const { paused, capabilities, advice } = await driver.probe()
     expect({ paused, loadReport: capabilities.loadReport }).toEqual({ paused: true, loadReport: false })
     expect(advice.join('\n')).toContain('--disable-log-stats')
     const broken = await replaying('generate', { 'POST /collective_rpc': 'updateBad' })
-    await refusal(broken.driver.updateWeights({ version: 3, path: '/w' }))
+    await refusal(broken.driver.updateWeights({ version: 3, path: '/w', frozen: false }))
     expect((await broken.driver.probe()).advice.join('\n')).toContain('did not end')
   })
 

@@ -206,10 +206,48 @@ describe('the control routes', () => {
     expect(await busy.driver.load()).toEqual({ running: 8, waiting: 2 })
   })
 
-  test('resume and tokenize', async () => {
+  test.each([
+    ['abort', 'POST /pause?mode=abort'],
+    ['keep', 'POST /pause?mode=keep'],
+  ] as const)('is held in mode %s, and opened', async (mode, line) => {
     const { driver, server } = await replaying('generate')
+    await driver.pause?.(mode)
     await driver.resume()
-    expect(server.requests.at(-1)).toMatchObject({ line: 'POST /resume' })
+    expect(server.requests.map((each) => each.line)).toEqual([line, 'POST /resume'])
+  })
+
+  test('outside dev mode cannot be held, and so is open', async () => {
+    const { driver } = await replaying('generate', { 'POST /pause?mode=abort': null, 'POST /resume': null })
+    await driver.resume()
+    expect(await refusal(driver.pause!('abort'))).toMatchObject({
+      code: 'ENGINE_ERROR',
+      message: expect.stringContaining('VLLM_SERVER_DEV_MODE=1'),
+    })
+  })
+
+  test('a flush that the server refuses has failed; of frozen requests it takes the cache as well (R2, R3)', async () => {
+    const { driver, server } = await replaying('generate', { 'POST /reset_prefix_cache': 'flushBusy' })
+    expect(await refusal(driver.flush!(false))).toMatchObject({ code: 'BUSY' })
+    await driver.flush?.(true)
+    expect(server.requests.at(-1)?.line).toBe('POST /reset_prefix_cache?reset_running_requests=true')
+  })
+
+  test('goes to sleep with its weights kept, and wakes', async () => {
+    const { driver, server } = await replaying('generate', {
+      'POST /sleep?level=1&mode=abort': { status: 200, body: '{"status":"sleeping","level":1}' },
+      'POST /wake_up': { status: 200, body: '{"status":"awake","tags":null}' },
+    })
+    await driver.release?.()
+    expect(await driver.reclaim?.()).toEqual({ weightsKept: true })
+    expect(server.requests.map(({ line }) => line)).toEqual(['POST /sleep?level=1&mode=abort', 'POST /wake_up'])
+    const half = await replaying('generate', {
+      'POST /wake_up': { status: 200, body: '{"status":"sleeping","tags":null}' },
+    })
+    expect(await refusal(half.driver.reclaim!())).toMatchObject({ code: 'ENGINE_ERROR' })
+  })
+
+  test('tokenize', async () => {
+    const { driver, server } = await replaying('generate')
     expect(await driver.tokenize?.('hello')).toEqual([74, 71, 78, 78, 81])
     expect(server.requests.at(-1)?.body).toBe('{"prompt":"hello"}')
     await driver.tokenize?.([{ role: 'user', content: 'hi' }])
@@ -220,55 +258,58 @@ describe('the control routes', () => {
 describe('an update', () => {
   const steps = [
     'POST /reset_prefix_cache',
-    'POST /pause?mode=wait',
     'POST /update_weight_version',
     'POST /collective_rpc',
     'POST /reset_prefix_cache',
     'POST /update_weight_version',
     'GET /weight_info',
-    'POST /resume',
   ]
 
-  test('pauses, loads, flushes, labels, reads the label back, and resumes', async () => {
+  test('loads, flushes, labels, and reads the label back', async () => {
     const { driver, server } = await replaying('generate')
-    await driver.updateWeights({ version: 7, path: '/w/7' })
+    await driver.updateWeights({ version: 7, path: '/w/7', frozen: false })
     expect(server.requests.map(({ line }) => line)).toEqual(steps)
-    expect(JSON.parse(server.requests[3]?.body ?? '')).toEqual({
+    expect(JSON.parse(server.requests[2]?.body ?? '')).toEqual({
       method: 'reload_weights',
       kwargs: { weights_path: '/w/7' },
     })
     expect(await driver.weightVersion()).toBe('7')
   })
 
+  test('under frozen requests takes their cache as well (R3)', async () => {
+    const { driver, server } = await replaying('generate', { 'POST /reset_prefix_cache': 'flushBusy' })
+    await driver.updateWeights({ version: 7, path: '/w/7', frozen: true })
+    const flushed = server.requests.filter(({ line }) => line.includes('reset_prefix_cache')).map(({ line }) => line)
+    expect(flushed).toEqual(['POST /reset_prefix_cache?reset_running_requests=true'])
+  })
+
   test.each([
     ['whose weights do not load', { 'POST /collective_rpc': 'updateBad' }, 'Repo id', 'unfinished-update-to-7'],
-    ['that cannot pause', { 'POST /pause?mode=wait': { status: 500, body: 'no' } }, 'pause', 'default'],
-    ['outside dev mode', { 'POST /pause?mode=wait': null }, 'VLLM_SERVER_DEV_MODE=1', 'default'],
-    ['that cannot resume', { 'POST /resume': { status: 500, body: '{}' } }, 'resume', '7'],
-  ])('%s fails and says so, resumes, and leaves no label that is wrong', async (_, changed, message, label) => {
-    const { driver, server } = await replaying('generate', changed)
-    expect(await refusal(driver.updateWeights({ version: 7, path: '/w/7' }))).toMatchObject({
+    ['outside dev mode', { 'POST /reset_prefix_cache': null }, 'VLLM_SERVER_DEV_MODE=1', 'default'],
+    ['that cannot label', { 'POST /update_weight_version': { status: 500, body: 'no' } }, 'weight_version', 'default'],
+  ])('%s fails and says so, and leaves no label that is wrong', async (_, changed, message, label) => {
+    const { driver } = await replaying('generate', changed)
+    expect(await refusal(driver.updateWeights({ version: 7, path: '/w/7', frozen: false }))).toMatchObject({
       code: 'ENGINE_ERROR',
       instance: 'a',
       message: expect.stringContaining(message),
     })
-    expect(server.requests.at(-1)?.line).toBe('POST /resume')
     expect(await driver.weightVersion()).toBe(label)
   })
 
   test('of a server that is not quiet changes nothing', async () => {
     const { driver, server } = await replaying('generate', { 'POST /reset_prefix_cache': 'flushBusy' })
-    expect(await refusal(driver.updateWeights({ version: 7, path: '/w/7' }))).toMatchObject({
+    expect(await refusal(driver.updateWeights({ version: 7, path: '/w/7', frozen: false }))).toMatchObject({
       code: 'BUSY',
       message: expect.stringContaining('"success":false'),
     })
     expect(server.requests.map(({ line }) => line)).toEqual(steps.slice(0, 1))
   })
 
-  test('cancelled in the middle leaves the server open', async () => {
+  test('cancelled in the middle loads nothing', async () => {
     const controller = new AbortController()
     const { driver, server } = await replaying('generate')
-    const updating = refusal(driver.updateWeights({ version: 7, path: '/w/7' }, controller.signal))
+    const updating = refusal(driver.updateWeights({ version: 7, path: '/w/7', frozen: false }, controller.signal))
     controller.abort()
     expect(await updating).toMatchObject({ code: 'CANCELLED' })
     expect(server.requests.map(({ line }) => line)).not.toContain('POST /collective_rpc')

@@ -137,6 +137,8 @@ function scripted(
         versions: 'spans',
         updateWeights: false,
         loadReport: false,
+        pause: [],
+        release: false,
       },
       advice: [],
     }),

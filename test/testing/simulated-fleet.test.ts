@@ -1,37 +1,9 @@
 /**
- * The simulated servers: exact tokens at exact times, whatever interrupts them.
+ * The simulated servers: exact tokens at exact times, whatever interrupts them, with log-probabilities of what they were computed under.
  */
-import { expect, test } from 'vitest'
-import type { Chunk, GenerateRequest } from '../../src/index.ts'
+import { describe, expect, test } from 'vitest'
 import { checkTask } from '../../src/rollout/check-task.ts'
-import { type SimulatedServerOptions, simulateServer, tokenOf } from '../../src/testing/simulated-fleet.ts'
-import { createVirtualClock } from '../../src/testing/virtual-clock.ts'
-
-function setup(options: Omit<SimulatedServerOptions, 'id'> = {}) {
-  const clock = createVirtualClock()
-  const server = simulateServer(clock, { id: 'a', ...options })
-  const driver = server.engine({ id: 'a', url: server.url, apiKey: undefined, clock })
-  let last = 0
-  function generate(prompt: readonly number[], maxTokens = 1_000) {
-    const { sampling } = checkTask({ prompt, sampling: { maxTokens } }, null)
-    const request: GenerateRequest = { requestId: `r${++last}`, prompt, sampling }
-    const controller = new AbortController()
-    const chunks: (Chunk & { at: number })[] = []
-    const ended = (async () => {
-      for await (const chunk of driver.generate(request, controller.signal)) chunks.push({ ...chunk, at: clock.now() })
-    })().catch((error: Error) => error.message)
-    return {
-      id: request.requestId,
-      chunks,
-      ended,
-      controller,
-      tokens: () => chunks.flatMap(({ tokenIds }) => tokenIds),
-    }
-  }
-  return { clock, server, driver, generate }
-}
-const expected = (key: number, from: number, until: number): number[] =>
-  Array.from({ length: until - from }, (_, index) => tokenOf(key, from + index))
+import { expected, setup, under } from './simulated-client.ts'
 
 test('one token each tokenMs, in chunks, with spans at the end', async () => {
   const { clock, generate } = setup({ tokenMs: 10, chunkTokens: 3, weightVersion: '4' })
@@ -91,7 +63,7 @@ test('a closed socket frees the slot, whether the signal aborts or the reader le
 
 test('death cuts every stream and refuses every call, until it is revived with the weights it was started with', async () => {
   const { clock, generate, server, driver } = setup({ weightVersion: 'start' })
-  await driver.updateWeights({ version: 3, path: '/w' })
+  await driver.updateWeights({ version: 3, path: '/w', frozen: false })
   const stream = generate([7, 20])
   await clock.advance(55)
   server.die()
@@ -132,4 +104,80 @@ test('counts what it ran at once, and all tokens it generated', async () => {
   const streams = [generate([1, 5]), generate([2, 5]), generate([3, 9])]
   await clock.run(Promise.all(streams.map(({ ended }) => ended)))
   expect([server.running, server.maxRunning, server.generated]).toEqual([0, 3, 19])
+})
+
+describe('log-probabilities say which weights they were computed under', () => {
+  test('all of one version, or of the one that the server was started with', async () => {
+    const { clock, generate, driver } = setup()
+    const before = generate([7, 20])
+    await clock.run(before.ended)
+    expect(before.logprobs()).toEqual(under(null, 0, 20))
+    await driver.updateWeights({ version: 3, path: '/w', frozen: false })
+    const after = generate([7, 20])
+    await clock.run(after.ended)
+    expect(after.logprobs()).toEqual(under(3, 0, 20))
+    expect(after.logprobs()).toEqual(after.logprobs().map(Math.fround))
+  })
+
+  test('frozen requests are computed anew under a frozen update, and exact on both sides of the seam (R3)', async () => {
+    const { clock, generate, driver, server } = setup({ tokenMs: 10 })
+    const stream = generate([7, 20])
+    await clock.advance(55)
+    await driver.pause!('keep')
+    await clock.advance(1_000)
+    await driver.updateWeights({ version: 3, path: '/w', frozen: true })
+    expect([server.paused, server.running, stream.chunks.length]).toEqual(['keep', 1, 1])
+    await driver.resume()
+    await driver.resume()
+    await clock.run(stream.ended)
+    expect(stream.tokens()).toEqual(expected(7, 0, 20))
+    expect(stream.logprobs()).toEqual([...under(null, 0, 5), ...under(3, 5, 20)])
+    expect(stream.chunks.at(-1)!.versions).toEqual([
+      { version: 'default', start: 0, end: 5 },
+      { version: '3', start: 5, end: 20 },
+    ])
+    expect(server.calls).toEqual(['pause keep', 'updateWeights 3', 'resume', 'resume'])
+  })
+
+  test('not computed anew, they match neither version (R3)', async () => {
+    const { clock, generate, driver, server } = setup({ tokenMs: 10 })
+    const stream = generate([7, 20])
+    await clock.advance(55)
+    await driver.pause!('keep')
+    server.load('3')
+    await driver.resume()
+    await clock.run(stream.ended)
+    const [kept, old, fresh] = [stream.logprobs().slice(5), under(null, 5, 20), under(3, 5, 20)]
+    expect(kept.filter((value, index) => value === old[index] || value === fresh[index])).toEqual([])
+    expect(stream.chunks.at(-1)!.versions?.at(-1)).toEqual({ version: '3', start: 5, end: 20 })
+  })
+
+  test('new requests with a cached prompt match neither until somebody flushes (R2)', async () => {
+    const { clock, generate, driver, server } = setup()
+    const logprobs = async (key: number): Promise<number[]> => {
+      const stream = generate([key, 5])
+      await clock.run(stream.ended)
+      return stream.logprobs()
+    }
+    await logprobs(7)
+    server.load('3')
+    expect(await logprobs(7)).not.toEqual(under(3, 0, 5))
+    expect(await logprobs(8)).toEqual(under(3, 0, 5))
+    await driver.flush!(false)
+    expect(await logprobs(7)).toEqual(under(3, 0, 5))
+  })
+
+  test('weights that were discarded with the GPU memory are no version, whatever the server says', async () => {
+    for (const keepsWeights of [true, false]) {
+      const { clock, generate, driver, server } = setup({ weightVersion: '2', keepsWeights })
+      await driver.release!()
+      expect([server.released, await generate([7, 5]).ended]).toEqual([true, expect.stringMatching(/no memory/)])
+      expect(await driver.reclaim!()).toEqual({ weightsKept: keepsWeights })
+      const stream = generate([7, 5])
+      await clock.run(stream.ended)
+      expect(server.weightVersion).toBe('2')
+      if (keepsWeights) expect(stream.logprobs()).toEqual(under(2, 0, 5))
+      else expect(stream.logprobs()).not.toEqual(under(2, 0, 5))
+    }
+  })
 })

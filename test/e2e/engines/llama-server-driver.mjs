@@ -199,7 +199,7 @@ await step('refused: too long', async () => codeOf(generate({}, { input: Array(p
 await step('refused: id outside the vocabulary', async () => codeOf(generate({}, { input: [probe.vocabularySize] })))
 await step('refused: empty prompt', async () => codeOf(generate({}, { input: [] })))
 await step('refused: minTokens', async () => codeOf(generate({ minTokens: 2 })))
-await step('refused: new weights', async () => codeOf(driver.updateWeights({ version: 1, path: '/x' })))
+await step('refused: new weights', async () => codeOf(driver.updateWeights({ version: 1, path: '/x', frozen: false })))
 await step('a connection that was idle', async () => {
   await new Promise((resolve) => setTimeout(resolve, 7000))
   return summary(await generate({ maxTokens: 4 }))

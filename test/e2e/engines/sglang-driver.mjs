@@ -202,7 +202,7 @@ await step('an update while requests run changes nothing', async () => {
   return { ...error, ...summary(await ending) }
 })
 await step('update from nowhere fails and changes nothing', async () => {
-  const error = await codeOf(driver.updateWeights({ version: 8, path: '/nope' }))
+  const error = await codeOf(driver.updateWeights({ version: 8, path: '/nope', frozen: false }))
   assert.equal(await driver.weightVersion(), '7')
   return error
 })

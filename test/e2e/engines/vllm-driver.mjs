@@ -273,7 +273,7 @@ async function drive(base, spans) {
   })
   version = up + 1
   await step('update from nowhere fails, and no version is claimed for what is left', async () => {
-    const error = await codeOf(driver.updateWeights({ version, path: '/nope' }))
+    const error = await codeOf(driver.updateWeights({ version, path: '/nope', frozen: false }))
     assert.equal(error.code, 'ENGINE_ERROR')
     const label = await driver.weightVersion()
     assert.match(label, /^unfinished/)
