@@ -1,8 +1,9 @@
 /**
  * Small checks of single values that report instead of throwing. Each returns the value, or the fallback where nothing was given
- * or the value cannot be used (the report then makes the whole input fail).
+ * or the value cannot be used (the report then makes the whole input fail). checkCall gathers the reports of one call.
  */
-import { type Report, show } from './problems.ts'
+import { RolloutError } from './errors.ts'
+import { isRecord, type Problem, problemList, type Report, rejectUnknownKeys, show } from './problems.ts'
 
 export interface Range {
   readonly min?: number
@@ -69,4 +70,36 @@ export function checkFunction<T>(report: Report, path: string, value: T | undefi
   if (value === undefined || typeof value === 'function') return value
   report(path, 'a function', show(value))
   return undefined
+}
+
+export function checkSignal(report: Report, signal: unknown): AbortSignal | undefined {
+  if (signal === undefined || signal instanceof AbortSignal) return signal
+  report('signal', 'an AbortSignal', show(signal))
+  return undefined
+}
+
+/**
+ * Reads the options of one call, whole.
+ * @throws RolloutError INVALID_OPTIONS that lists every problem
+ */
+export function checkCall<T>(
+  method: string,
+  keys: readonly string[],
+  options: unknown,
+  read: (report: Report) => T,
+): T {
+  const problems: Problem[] = []
+  const report: Report = (path, expected, found) => problems.push({ path, expected, found: String(found) })
+  let value: T | undefined
+  if (isRecord(options)) {
+    rejectUnknownKeys(options, keys, '', report)
+    value = read(report)
+  } else {
+    report('options', 'an object', show(options))
+  }
+  if (problems.length > 0)
+    throw new RolloutError('INVALID_OPTIONS', `${method} cannot use these options:\n${problemList(problems)}`, {
+      problems,
+    })
+  return value as T
 }

@@ -31,6 +31,10 @@ const TABLE = {
   STALLED: { retryable: true, means: 'a server answers, but its generations stand still' },
   TOTAL_TIMEOUT: { retryable: true, means: 'the sample held slots for longer than totalMs' },
   CANCELLED: { retryable: false, means: 'the caller cancelled the task' },
+  TOO_OLD: { retryable: false, means: 'tokens of the group are older than maxStaleness allows; it was dropped' },
+  ALL_REJECTED: { retryable: false, means: 'no group of a batch could be used: all were rejected or failed' },
+  SOURCE_FAILED: { retryable: false, means: 'a source of tasks threw, or yielded what is no task' },
+  ACCEPT_FAILED: { retryable: false, means: 'accept threw, or gave no answer, about a group' },
   UPDATE_FAILED: { retryable: true, means: 'a weight update failed on too many instances' },
   POLICY_FAILED: { retryable: false, means: 'a user policy threw or answered with an instance that cannot take work' },
 } as const

@@ -20,6 +20,7 @@ export { type EngineName, engineNames } from './engines/index.ts'
 export { errorTable, RolloutError, type RolloutErrorCode, type RolloutErrorFields } from './errors.ts'
 export type { InstanceOptions, SupervisorOptions, TimeoutOptions } from './options.ts'
 export type { Problem } from './problems.ts'
+export type { Batch, BatchGroup, Rejections, RejectReason } from './rollout/batch.ts'
 export type {
   Completion,
   FinishReason,
@@ -31,11 +32,15 @@ export type {
 } from './rollout/completion.ts'
 export type { Group } from './rollout/group.ts'
 export type { ChatMessage, Prompt, Sampling, Task, TaskKind } from './rollout/task.ts'
+export type { BatchesOptions } from './run/batch-options.ts'
 export type { InstanceUpdate, UpdateStep } from './run/bring.ts'
+export type { BatchesView } from './run/feed.ts'
 export type { UpdateReport } from './run/phases.ts'
 export { type ProbeInstanceOptions, probeInstance } from './run/probe-instance.ts'
 export type { Rollout } from './run/rollout.ts'
+export type { TaskSource } from './run/source.ts'
 export type { FleetView, InstanceView } from './run/views.ts'
+export type { BatchOrder } from './scheduling/batch-order.ts'
 export { type PolicyOption, policyNames } from './scheduling/policies.ts'
 export type { InstanceLoad, Placeable, PlacementPolicy } from './scheduling/policy.ts'
 export type { RolloutEvent, TokensEvent } from './streams/task-events.ts'

@@ -2,14 +2,17 @@
  * createSupervisor: checks the options, wires the parts, hands out the handle. The handle holds no logic of its own.
  */
 import type { Observable } from 'rxjs'
-import { checkInteger, checkNumber, checkOneOf } from './checks.ts'
+import { checkCall, checkInteger, checkNumber, checkOneOf, checkSignal } from './checks.ts'
 import { messageOf, RolloutError } from './errors.ts'
 import { checkInstance, checkOptions, type InstanceOptions, type SupervisorOptions } from './options.ts'
-import { isRecord, type Problem, problemList, type Report, rejectUnknownKeys, show } from './problems.ts'
+import { show } from './problems.ts'
+import type { Batch } from './rollout/batch.ts'
 import { checkTask } from './rollout/check-task.ts'
 import type { Completion } from './rollout/completion.ts'
 import type { Group } from './rollout/group.ts'
 import type { Task } from './rollout/task.ts'
+import { type BatchesOptions, checkBatches } from './run/batch-options.ts'
+import { openBatches } from './run/batches.ts'
 import type { CheckedUpdate } from './run/bring.ts'
 import { closeRun } from './run/close.ts'
 import { createRun } from './run/create-run.ts'
@@ -18,6 +21,7 @@ import { admit, withdraw } from './run/intake.ts'
 import { pause, resume, tellPhase, type UpdateReport, updateWeights } from './run/phases.ts'
 import { Rollout } from './run/rollout.ts'
 import { type Instance, mustBeOpen, type Run } from './run/run.ts'
+import type { TaskSource } from './run/source.ts'
 import { type FleetView, statesOf, viewFleet } from './run/views.ts'
 import type { SupervisorEvent } from './telemetry/events.ts'
 
@@ -139,17 +143,29 @@ export class Supervisor {
 
   /** Rollout completions with back-pressure: a slow reader slows admission, nothing is dropped. */
   completions(options: CompletionsOptions = {}): AsyncIterableIterator<Completion> {
-    const checked = check('completions', ['signal', 'highWaterMark'], options, (report) => ({
+    const checked = checkCall('completions', ['signal', 'highWaterMark'], options, (report) => ({
       highWaterMark: checkInteger(report, 'highWaterMark', options.highWaterMark, { min: 1 }, DEFAULT_HIGH_WATER_MARK),
       signal: checkSignal(report, options.signal),
     }))
     return this.#run.sinks.open(checked)
   }
 
+  /**
+   * Off-policy: batches of whole groups out of a source of tasks. Every slot that is free refills from the source, which is asked only
+   * for what may run now: the bound on staleness and this reader's pace are the one gate. Begins with the first `next()`;
+   * leaving the loop cancels what runs.
+   * @throws RolloutError, out of the loop: ALL_REJECTED, SOURCE_FAILED, CLOSED
+   */
+  batches<M = unknown>(source: TaskSource<M>, options: BatchesOptions<M>): AsyncIterableIterator<Batch<M>> {
+    mustBeOpen(this.#run, 'batches')
+    const checked = checkBatches(source, options)
+    return openBatches(this.#run, source, checked) as AsyncIterableIterator<Batch<M>>
+  }
+
   /** Stops placement at once; running generations end by themselves. Resolves when none is left. */
   async pause(options: { readonly timeoutMs?: number } = {}): Promise<void> {
     mustBeOpen(this.#run, 'pause')
-    const timeoutMs = check('pause', ['timeoutMs'], options, (report) =>
+    const timeoutMs = checkCall('pause', ['timeoutMs'], options, (report) =>
       checkNumber(report, 'timeoutMs', options.timeoutMs, { min: 0 }, null),
     )
     await pause(this.#run, timeoutMs)
@@ -178,7 +194,7 @@ export class Supervisor {
 
   /** Gives an instance no new work, and removes it when its last generation ends or `timeoutMs` has passed; what still runs then resumes elsewhere. */
   async drain(id: string, options: { readonly timeoutMs?: number } = {}): Promise<void> {
-    const timeoutMs = check('drain', ['timeoutMs'], options, (report) =>
+    const timeoutMs = checkCall('drain', ['timeoutMs'], options, (report) =>
       checkNumber(report, 'timeoutMs', options.timeoutMs, { min: 0 }, null),
     )
     mustBeOpen(this.#run, 'drain')
@@ -208,7 +224,7 @@ export class Supervisor {
   /** Resolves when nothing is waiting or running. */
   async drainAll(options: { readonly signal?: AbortSignal } = {}): Promise<void> {
     const run = this.#run
-    const signal = check('drainAll', ['signal'], options, (report) => checkSignal(report, options.signal))
+    const signal = checkCall('drainAll', ['signal'], options, (report) => checkSignal(report, options.signal))
     return new Promise((resolve, reject) => {
       const settle = (): void => {
         if (run.counts.waiting + run.counts.running > 0) return
@@ -241,31 +257,8 @@ export class Supervisor {
   }
 }
 
-function check<T>(method: string, keys: readonly string[], options: unknown, read: (report: Report) => T): T {
-  const problems: Problem[] = []
-  const report: Report = (path, expected, found) => problems.push({ path, expected, found: String(found) })
-  let value: T | undefined
-  if (isRecord(options)) {
-    rejectUnknownKeys(options, keys, '', report)
-    value = read(report)
-  } else {
-    report('options', 'an object', show(options))
-  }
-  if (problems.length > 0)
-    throw new RolloutError('INVALID_OPTIONS', `${method} cannot use these options:\n${problemList(problems)}`, {
-      problems,
-    })
-  return value as T
-}
-
-function checkSignal(report: Report, signal: unknown): AbortSignal | undefined {
-  if (signal === undefined || signal instanceof AbortSignal) return signal
-  report('signal', 'an AbortSignal', show(signal))
-  return undefined
-}
-
 function checkUpdate(options: WeightUpdateOptions): CheckedUpdate {
-  return check('updateWeights', ['version', 'mode', 'path', 'apply', 'timeoutMs'], options, (report) => {
+  return checkCall('updateWeights', ['version', 'mode', 'path', 'apply', 'timeoutMs'], options, (report) => {
     const { path, apply } = options
     checkOneOf(report, 'mode', options.mode, ['drain'], 'drain')
     if (options.version === undefined) report('version', 'an integer of at least 0', 'nothing')

@@ -66,6 +66,8 @@ export function createRun(options: CheckedOptions): Run {
     lastUpdate: null,
     closing: false,
     vocabularySize: null,
+    feeds: new Set(),
+    onVersion: new Set(),
     onIdle: new Set(),
     onReleased: new Set(),
     onClosing: new Set(),

@@ -7,7 +7,7 @@ import { checkTask } from '../rollout/check-task.ts'
 import type { Completion } from '../rollout/completion.ts'
 import type { Group } from '../rollout/group.ts'
 import { createSample, type LiveTask, type Sample } from '../rollout/sample.ts'
-import type { Task } from '../rollout/task.ts'
+import type { CheckedTask, Task } from '../rollout/task.ts'
 import { expectSlot } from './deadline.ts'
 import { detach } from './detach.ts'
 import { mustBeOpen, type Run } from './run.ts'
@@ -19,7 +19,14 @@ import { wake } from './wake.ts'
 export function admit(run: Run, task: Task): LiveTask {
   mustBeOpen(run, 'submit')
   const spec = checkTask(task, run.vocabularySize)
-  const id = task.id ?? freshId(run)
+  const live = enter(run, task.id, spec)
+  wake(run, 'task.submitted')
+  return live
+}
+
+/** The same for a task that has been checked, without asking for a placement step. */
+export function enter(run: Run, ownId: string | undefined, spec: CheckedTask): LiveTask {
+  const id = ownId ?? freshId(run)
   if (run.tasks.has(id)) {
     throw new RolloutError(
       'DUPLICATE_TASK',
@@ -56,7 +63,6 @@ export function admit(run: Run, task: Task): LiveTask {
   for (const sample of live.samples) tellQueued(run, sample, 'submitted')
   if (signal?.aborted === true) cancel(run, live, signal.reason)
   run.hub.changed()
-  wake(run, 'task.submitted')
   return live
 }
 

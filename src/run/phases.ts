@@ -141,6 +141,7 @@ function learn(run: Run, { version, apply }: CheckedUpdate): void {
   run.lastUpdate = { version, apply }
   run.actor.send({ type: 'weights.verified', version })
   unparkVersions(run)
+  for (const changed of run.onVersion) changed()
   if (run.hub.listens(null)) run.hub.tell({ type: 'run.version', at: run.clock.now(), version }, null)
 }
 

@@ -17,7 +17,10 @@ export function place(run: Run): void {
   run.steps++
   while (run.ledger.free > 0) {
     const sample = run.queue.peek(run.sinks.full)
-    if (sample === null) return
+    if (sample === null) {
+      if (refill(run)) continue
+      return
+    }
     const id = run.policy.pick({
       taskId: sample.task.id,
       sample: sample.index,
@@ -43,6 +46,18 @@ export function place(run: Run): void {
       setAside(run, instance)
     }
   }
+}
+
+/** Draws one task from the streams of batches, in turn. What is drawn may run at once: nothing waits, and a slot is free. */
+function refill(run: Run): boolean {
+  if (run.sinks.full || run.queue.size > 0) return false
+  for (const feed of run.feeds) {
+    if (!feed.wants || !feed.refill()) continue
+    // To the end of the line, unless it has just ended.
+    if (run.feeds.delete(feed)) run.feeds.add(feed)
+    return true
+  }
+  return false
 }
 
 /** Why a waiting sample does not run, from the closed union of I7. */

@@ -17,6 +17,7 @@ import type { Queue } from '../scheduling/queue.ts'
 import type { CompletionSinks } from '../streams/completions.ts'
 import type { Hub } from '../streams/hub.ts'
 import type { Logger } from '../telemetry/logger.ts'
+import type { Feed } from './feed.ts'
 import type { Interruption } from './interrupt.ts'
 
 /** One HTTP generation under one lease. */
@@ -132,6 +133,10 @@ export interface Run {
   closing: boolean
   /** Smallest vocabulary that an instance reported or the user declared. */
   vocabularySize: number | null
+  /** Open streams of batches, the one whose turn it is first. */
+  readonly feeds: Set<Feed>
+  /** Told after the fleet was brought to another version, before anything resumes. */
+  readonly onVersion: Set<() => void>
   /** Waiters for the moment when nothing is waiting or running. */
   readonly onIdle: Set<() => void>
   /** Waiters told after each lease given back. */

@@ -5,6 +5,7 @@
 import { Observable } from 'rxjs'
 import type { Outcome } from '../rollout/completion.ts'
 import type { InstanceState, Phase, WaitReason } from '../telemetry/events.ts'
+import type { BatchesView } from './feed.ts'
 import { stateOf } from './fleet.ts'
 import { phaseOf } from './phases.ts'
 import { blockedBy } from './placement.ts'
@@ -49,6 +50,8 @@ export interface FleetView {
     readonly running: number
     readonly ended: Readonly<Record<Outcome, number>>
   }
+  /** Open streams of batches, in no order that matters. */
+  readonly batches: readonly BatchesView[]
   /** Placement steps taken so far. */
   readonly placementSteps: number
 }
@@ -102,6 +105,7 @@ export function viewFleet(run: Run): FleetView {
     instances: [...run.instances.values()].map(viewInstance),
     waiting,
     conservation: { submitted, waiting: run.counts.waiting, running, ended: { ...ended } },
+    batches: [...run.feeds].map((feed) => feed.view()),
     placementSteps: run.steps,
   }
 }

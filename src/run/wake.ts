@@ -7,5 +7,10 @@ type WakeEvent = 'task.submitted' | 'slot.freed' | 'instance.opened' | 'queue.ch
 
 /** Asks for a placement step, where one could place anything: this is what keeps a freed slot from waking more than one waiter. */
 export function wake(run: Run, type: WakeEvent): void {
-  if (run.queue.size > 0 && run.ledger.free > 0 && !run.closing) run.actor.send({ type })
+  if (run.ledger.free > 0 && !run.closing && (run.queue.size > 0 || isHungry(run))) run.actor.send({ type })
+}
+
+function isHungry(run: Run): boolean {
+  for (const feed of run.feeds) if (feed.wants) return true
+  return false
 }
