@@ -2,7 +2,8 @@
  * One inference server as a statechart: the authority on whether it takes work.
  *
  * A slot is asked for with `lease.granted`; the server took it when `context.leases` has grown by one. A guard that refuses
- * leaves it as it was. Keeps I3 (leases <= capacity when granting) and I10 (nothing is taken unless serving or on trial).
+ * leaves it as it was. Where one sample's slot is at once another's, `lease.passed` stands for both events, if the machine `can` take
+ * it: one that cannot is told them one after the other. Keeps I3 (leases <= capacity when granting) and I10 (nothing is taken unless serving or on trial).
  * No I/O and no timers but XState's own: whoever spawns it probes, generates, and tells it what happened. It emits `opened`,
  * `closed`, `probing`, `staled` and `left` when the outside has to act.
  */
@@ -53,6 +54,8 @@ export type InstanceMachineEvent =
   | { readonly type: 'probe.failed' }
   | { readonly type: 'lease.granted' }
   | { readonly type: 'lease.released'; readonly outcome: LeaseOutcome }
+  /** A lease that succeeded ended, and its slot is granted again at once. */
+  | { readonly type: 'lease.passed' }
   | { readonly type: 'capacity.changed'; readonly capacity: number }
   /** A broken stream or a long silence: ask it before it gets more work. */
   | { readonly type: 'server.suspected' }
@@ -88,8 +91,11 @@ export const instanceMachine = setup({
     emitted: {} as InstanceEmitted,
   },
   guards: {
-    /** Replace this one to refuse work for reasons of your own. */
-    takesWork: ({ context }) => context.leases < context.capacity,
+    /** Replace this one to refuse work for reasons of your own. In `lease.passed` the lease that ends still counts. */
+    takesWork: ({ context, event }) =>
+      (event.type === 'lease.passed' ? context.leases - 1 : context.leases) < context.capacity,
+    /** One lease for another would leave everything as it is: it has neither failures to forget nor leases to lose. */
+    isSteady: ({ context }) => context.failures === 0 && context.leases > 0 && context.leases <= context.capacity,
     fillsUp: ({ context }) => context.leases + 1 >= context.capacity,
     isFull: ({ context }) => context.leases >= context.capacity,
     isEmpty: ({ context }) => context.leases === 0,
@@ -108,6 +114,8 @@ export const instanceMachine = setup({
   },
   actions: {
     take: assign({ leases: ({ context }) => context.leases + 1 }),
+    /** Empty: one lease for another changes no number. */
+    pass: () => {},
     give: assign(({ context, event }) => {
       const outcome = event.type === 'lease.released' ? event.outcome : 'neutral'
       const leases = Math.max(0, context.leases - 1)
@@ -180,6 +188,7 @@ export const instanceMachine = setup({
         'server.stalled': { target: 'unhealthy' },
         'weights.lost': { target: 'stale' },
         'weights.loaded': { actions: 'relabel' },
+        'lease.passed': { guard: and(['isSteady', 'takesWork']), actions: 'pass' },
         'capacity.changed': { target: '.settling', actions: ['resize', 'announceOpen'] },
       },
       states: {

@@ -16,6 +16,7 @@ import { backoffMs, decideRetry } from '../scheduling/retry.ts'
 import { segmentSeed } from '../scheduling/seed.ts'
 import { exhaust, waitAgain } from './again.ts'
 import { confirmEnded } from './detach.ts'
+import { endPassing, mayPass, tellReleased } from './handover.ts'
 import { askAgain, blame } from './health.ts'
 import { basisOf } from './misfit.ts'
 import { type Attempt, type Instance, isMember, type Run } from './run.ts'
@@ -248,13 +249,10 @@ function giveBack(run: Run, attempt: Attempt): void {
   unguard(run, instance)
   run.clock.clearTimeout(attempt.watch)
   run.ledger.release(lease)
-  // The machine of an instance that has left has ended before its last leases.
-  if (isMember(run, instance)) {
-    instance.actor.send({ type: 'lease.released', outcome: attempt.outcome })
-    run.ledger.setFailures(instance.id, instance.actor.getSnapshot().context.failures)
-    // With its last lease a draining instance has left.
-    if (attempt.outcome === 'failed' && isMember(run, instance)) instance.actor.send({ type: 'server.suspected' })
-  }
+  if (mayPass(run, attempt)) run.passing = instance
+  else tellReleased(run, instance, attempt.outcome)
+  // With its last lease a draining instance has left.
+  if (attempt.outcome === 'failed' && isMember(run, instance)) instance.actor.send({ type: 'server.suspected' })
   if (run.hub.listens(owner.task)) {
     const { task, index } = owner
     run.hub.tell(
@@ -276,4 +274,5 @@ function giveBack(run: Run, attempt: Attempt): void {
   askAgain(run, instance)
   for (const released of run.onReleased) released()
   wake(run, 'slot.freed')
+  endPassing(run)
 }

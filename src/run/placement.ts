@@ -7,6 +7,7 @@ import { type Sample, tokenCount } from '../rollout/sample.ts'
 import type { WaitReason } from '../telemetry/events.ts'
 import { drive, openAttempt } from './attempt.ts'
 import { probe } from './fleet.ts'
+import { passes } from './handover.ts'
 import { askAgain, setAside } from './health.ts'
 import { misfitOf } from './misfit.ts'
 import { can, type Instance, type Run } from './run.ts'
@@ -40,7 +41,7 @@ export function place(run: Run): void {
         setAside(run, instance)
         void probe(run, instance).then(() => askAgain(run, instance))
       }
-    } else if (takes(instance)) {
+    } else if (passes(run, instance) || takes(instance)) {
       grant(run, sample, instance)
     } else {
       setAside(run, instance)

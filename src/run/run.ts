@@ -119,6 +119,8 @@ export interface Run {
   /** Samples that wait for their first slot under a deadline, oldest first. */
   readonly deadlines: Set<Sample>
   deadlineTimer: unknown
+  /** The instance whose machine has not yet been told that a slot there was given back: the next sample may take it over. */
+  passing: Instance | null
   readonly counts: Counts
   readonly hub: Hub
   readonly sinks: CompletionSinks

@@ -18,6 +18,7 @@ const events: readonly InstanceMachineEvent[] = [
   { type: 'lease.released', outcome: 'succeeded' },
   { type: 'lease.released', outcome: 'failed' },
   { type: 'lease.released', outcome: 'neutral' },
+  { type: 'lease.passed' },
   { type: 'capacity.changed', capacity: 1 },
   { type: 'capacity.changed', capacity: 2 },
   { type: 'server.suspected' },
@@ -196,6 +197,18 @@ describe('every reachable state against every event', () => {
     }
   })
 
+  test('a lease passes on where that changes nothing, and nowhere else', () => {
+    const passed = steps.filter(({ event }) => event.type === 'lease.passed')
+    const taken = passed.filter(({ from, event }) => from.can(event))
+    expect([...new Set(taken.map(({ from }) => nameOf(from)))].sort()).toEqual(['serving.busy', 'serving.saturated'])
+    for (const { from, event, to } of passed) {
+      expect([nameOf(to), to.context]).toEqual([nameOf(from), from.context])
+      const { leases, capacity, failures } = from.context
+      const fits = nameOf(from).startsWith('serving') && leases > 0 && leases <= capacity && failures === 0
+      expect(from.can(event)).toBe(fits)
+    }
+  })
+
   test('a closed gate opens only by gate.opened, or by way of the weights', () => {
     const opened = steps.filter(({ from, to }) => nameOf(from) === 'paused' && /^serving|trial/.test(nameOf(to)))
     expect(new Set(opened.map(({ event }) => event.type))).toEqual(new Set(['gate.opened']))
@@ -285,6 +298,18 @@ describe('alone, with createActor and SimulatedClock', () => {
     actor.send(events[0]!)
     actor.send({ type: 'lease.granted' })
     expect(actor.getSnapshot().context.leases).toBe(0)
+    expect(actor.getSnapshot().can({ type: 'lease.passed' })).toBe(false)
+  })
+
+  test("a guard of the user's own is asked also for a lease that passes on", () => {
+    let open = true
+    const guards = { takesWork: () => open }
+    const actor = createActor(instanceMachine.provide({ guards }), { input }).start()
+    actor.send(events[0]!)
+    actor.send({ type: 'lease.granted' })
+    expect(actor.getSnapshot().can({ type: 'lease.passed' })).toBe(true)
+    open = false
+    expect(actor.getSnapshot().can({ type: 'lease.passed' })).toBe(false)
   })
 
   test('random lives: leases, limit and capacity always agree', () => {
