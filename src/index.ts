@@ -35,6 +35,7 @@ export type { ChatMessage, Prompt, Sampling, Task, TaskKind } from './rollout/ta
 export type { BatchesOptions } from './run/batch-options.ts'
 export type { InstanceUpdate, UpdateStep } from './run/bring.ts'
 export type { BatchesView } from './run/feed.ts'
+export type { RolloutOptions } from './run/on-policy.ts'
 export type { UpdateReport } from './run/phases.ts'
 export { type ProbeInstanceOptions, probeInstance } from './run/probe-instance.ts'
 export type { Rollout } from './run/rollout.ts'

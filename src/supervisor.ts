@@ -18,9 +18,10 @@ import { closeRun } from './run/close.ts'
 import { createRun } from './run/create-run.ts'
 import { drain, join, probe } from './run/fleet.ts'
 import { admit, withdraw } from './run/intake.ts'
+import { type RolloutOptions, rolloutBatch } from './run/on-policy.ts'
 import { pause, resume, tellPhase, type UpdateReport, updateWeights } from './run/phases.ts'
 import { Rollout } from './run/rollout.ts'
-import { type Instance, mustBeOpen, type Run } from './run/run.ts'
+import { type Instance, isIdle, mustBeOpen, type Run } from './run/run.ts'
 import type { TaskSource } from './run/source.ts'
 import { type FleetView, statesOf, viewFleet } from './run/views.ts'
 import type { SupervisorEvent } from './telemetry/events.ts'
@@ -151,6 +152,16 @@ export class Supervisor {
   }
 
   /**
+   * On-policy: one batch for one step of training. Resolves when all groups have ended, or `stopAfter` of them are complete; with the
+   * groups in the order of the tasks, incomplete ones among them, and then what was carried over from the call before.
+   * @throws RolloutError, as a rejection: ALL_REJECTED when none is complete, INVALID_TASK, DUPLICATE_TASK, CLOSED
+   */
+  async rollout<M = unknown>(tasks: Iterable<Task<M>>, options: RolloutOptions = {}): Promise<Group<M>[]> {
+    mustBeOpen(this.#run, 'rollout')
+    return (await rolloutBatch(this.#run, tasks, options)) as Group<M>[]
+  }
+
+  /**
    * Off-policy: batches of whole groups out of a source of tasks. Every slot that is free refills from the source, which is asked only
    * for what may run now: the bound on staleness and this reader's pace are the one gate. Begins with the first `next()`;
    * leaving the loop cancels what runs.
@@ -221,13 +232,13 @@ export class Supervisor {
     return this.#run.actor
   }
 
-  /** Resolves when nothing is waiting or running. */
+  /** Resolves when nothing is waiting or running; groups that were carried over to the next `rollout()` do not count. */
   async drainAll(options: { readonly signal?: AbortSignal } = {}): Promise<void> {
     const run = this.#run
     const signal = checkCall('drainAll', ['signal'], options, (report) => checkSignal(report, options.signal))
     return new Promise((resolve, reject) => {
       const settle = (): void => {
-        if (run.counts.waiting + run.counts.running > 0) return
+        if (!isIdle(run)) return
         leave()
         resolve()
       }

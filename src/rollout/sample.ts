@@ -18,6 +18,8 @@ export interface LiveTask {
   ended: number
   /** True from the first lease of any sample. */
   started: boolean
+  /** True while it waits for the next on-policy batch (decision 26). */
+  carried: boolean
   /** Token ids of a text or chat prompt, once a server has made them. */
   promptTokenIds: readonly number[] | null
   /** Set when somebody waits for the group. */
@@ -33,7 +35,7 @@ export interface Sample extends Waiter {
   readonly index: number
   status: 'waiting' | 'running' | 'ended'
   /** Why it is not in the queue although it waits, or null. */
-  parked: 'backoff' | 'version' | null
+  parked: 'backoff' | 'version' | 'carried' | null
   /** Timer of its backoff. */
   backoff: unknown
   queuedAt: number

@@ -56,7 +56,7 @@ function backOff(run: Run, sample: Sample, lane: QueueLane, afterMs: number): vo
   run.parked.add(sample)
   sample.backoff = run.clock.setTimeout(() => {
     unpark(run, sample)
-    run.queue.add(sample, lane)
+    enqueue(run, sample, lane)
     wake(run, 'queue.changed')
   }, afterMs)
 }

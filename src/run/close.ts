@@ -18,6 +18,7 @@ export async function closeRun(run: Run, onClose: Set<() => void>, work: Promise
   const reason = new RolloutError('CLOSED', 'the supervisor was closed')
   for (const end of [...run.onClosing]) end(reason)
   for (const task of [...run.tasks.values()]) cancel(run, task, reason)
+  run.carried.clear()
   await engineEnds(run)
   await work
   const drivers = [...run.instances.values()].map(({ id, driver }) =>

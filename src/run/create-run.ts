@@ -67,6 +67,8 @@ export function createRun(options: CheckedOptions): Run {
     lastUpdate: null,
     closing: false,
     vocabularySize: null,
+    carried: new Set(),
+    carriedSamples: 0,
     feeds: new Set(),
     onVersion: new Set(),
     onIdle: new Set(),

@@ -41,6 +41,7 @@ export function enter(run: Run, ownId: string | undefined, spec: CheckedTask): L
     completions: new Array<Completion>(spec.samples),
     ended: 0,
     started: false,
+    carried: false,
     promptTokenIds: null,
     resolve: null,
     group: null,

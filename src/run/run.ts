@@ -135,6 +135,10 @@ export interface Run {
   closing: boolean
   /** Smallest vocabulary that an instance reported or the user declared. */
   vocabularySize: number | null
+  /** Tasks that the last on-policy batch left for the next. */
+  readonly carried: Set<LiveTask>
+  /** Samples of theirs that wait for it: nothing to wait for, for whoever waits for the end. */
+  carriedSamples: number
   /** Open streams of batches, the one whose turn it is first. */
   readonly feeds: Set<Feed>
   /** Told after the fleet was brought to another version, before anything resumes. */
@@ -166,6 +170,11 @@ export function can(instance: Instance): Capabilities {
 /** False once the instance has left, or the run is closing: it is told nothing any more. */
 export function isMember(run: Run, instance: Instance): boolean {
   return !run.closing && run.instances.get(instance.id) === instance
+}
+
+/** True when nothing runs, and nothing waits that will run by itself. */
+export function isIdle(run: Run): boolean {
+  return run.counts.waiting + run.counts.running === run.carriedSamples
 }
 
 export function mustBeOpen(run: Run, method: string): void {

@@ -6,7 +6,7 @@ import type { Completion, FinishReason, Outcome } from '../rollout/completion.ts
 import { createGroup } from '../rollout/group.ts'
 import { type LiveTask, type Sample, tokenCount } from '../rollout/sample.ts'
 import type { Run } from './run.ts'
-import { metSlot, unpark } from './waitlist.ts'
+import { metSlot, tellIdle, unpark } from './waitlist.ts'
 
 /** Ends a sample. A second call for the same sample does nothing. */
 export function settle(
@@ -48,7 +48,7 @@ export function settle(
   // Whoever was just told may have cancelled the rest of the task, and with it closed it.
   if (task.ended === task.samples.length && task.group === null) close(run, task)
   run.hub.changed()
-  if (run.counts.waiting + run.counts.running === 0) for (const idle of run.onIdle) idle()
+  tellIdle(run)
 }
 
 function close(run: Run, task: LiveTask): void {

@@ -93,6 +93,7 @@ export function viewFleet(run: Run): FleetView {
     backoff: 0,
     turn: 0,
     phase: 0,
+    carried: 0,
   }
   for (const sample of run.parked) waiting[sample.parked!]++
   const held = run.sinks.full ? run.queue.sizeOf('fresh') : 0

@@ -1,13 +1,20 @@
 /**
- * Where a waiting sample is: in the queue, or parked beside it until a weight version or a moment comes. All changes between
- * waiting and running go through `count` (I1).
+ * Where a waiting sample is: in the queue, or parked beside it until a weight version, a moment or the next on-policy batch comes. All
+ * changes between waiting and running go through `count` (I1).
  */
 import type { Sample } from '../rollout/sample.ts'
 import type { QueueLane } from '../rollout/waiter.ts'
-import type { Run } from './run.ts'
+import { isIdle, type Run } from './run.ts'
 
-/** Puts a waiting sample in the queue, or parks it while the fleet's weights are older than it wants. */
+/** Puts a waiting sample in the queue, or parks it while its task is carried over or the fleet's weights are older than it wants. */
 export function enqueue(run: Run, sample: Sample, lane: QueueLane): void {
+  if (sample.task.carried) {
+    sample.parked = 'carried'
+    run.parked.add(sample)
+    run.carriedSamples++
+    tellIdle(run)
+    return
+  }
   const { minVersion } = sample.task.spec
   if (minVersion !== null && (run.version === null || run.version < minVersion)) {
     sample.parked = 'version'
@@ -44,10 +51,16 @@ export function laneOf(sample: Sample, lane: QueueLane): QueueLane {
 
 export function unpark(run: Run, sample: Sample): void {
   if (sample.parked === null) return
+  if (sample.parked === 'carried') run.carriedSamples--
   run.parked.delete(sample)
   sample.parked = null
   run.clock.clearTimeout(sample.backoff)
   sample.backoff = null
+}
+
+/** Tells whoever waits for the end, if this is it. */
+export function tellIdle(run: Run): void {
+  if (run.onIdle.size > 0 && isIdle(run)) for (const idle of run.onIdle) idle()
 }
 
 /** Moves a sample between the counts of I1. */

@@ -7,7 +7,17 @@ import type { Outcome, SegmentEnd } from '../rollout/completion.ts'
 import type { TaskKind } from '../rollout/task.ts'
 
 /** Why a waiting sample is not running (I7). */
-export type WaitReason = 'capacity' | 'backPressure' | 'staleness' | 'gate' | 'version' | 'backoff' | 'turn' | 'phase'
+export type WaitReason =
+  | 'capacity'
+  | 'backPressure'
+  | 'staleness'
+  | 'gate'
+  | 'version'
+  | 'backoff'
+  | 'turn'
+  | 'phase'
+  /** For the next `rollout()`, which it was carried over to. */
+  | 'carried'
 
 /** What the run is doing. */
 export type Phase = 'starting' | 'rollout' | 'paused' | 'weightUpdate' | 'stopping' | 'stopped'

@@ -101,13 +101,13 @@ export function watchInvariants(
       const room = snapshot.matches('serving') ? capacity - held : open && held === 0 ? 1 : 0
       free += room
     }
-    const { capacity, gate, turn, phase, backPressure, version, backoff } = view.waiting
+    const { capacity, gate, turn, phase, backPressure, version, backoff, carried } = view.waiting
     must(capacity === 0 || free === 0, () => `I7: ${capacity} samples wait for capacity, ${free} slots are free`)
     must(gate === 0 || free === 0, () => `I7: ${gate} samples wait for a gate, ${free} slots are free`)
     must(turn === 0 || run.policy.name.includes('strict'), () => `I7: ${turn} samples wait for their turn`)
     must(phase === 0 || view.phase !== 'rollout', () => `I7: ${phase} samples wait for the phase, it is ${view.phase}`)
     must(backPressure === 0 || run.sinks.full, () => `I7: ${backPressure} samples are held by readers with room`)
-    must(version + backoff === run.parked.size, () => 'I7: parked samples and their reasons differ')
+    must(version + backoff + carried === run.parked.size, () => 'I7: parked samples and their reasons differ')
   }
 
   function whenIdle(): void {
