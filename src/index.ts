@@ -37,7 +37,12 @@ export type { InstanceUpdate, UpdateStep } from './run/bring.ts'
 export type { BatchesView } from './run/feed.ts'
 export type { RolloutOptions } from './run/on-policy.ts'
 export type { UpdateReport } from './run/phases.ts'
-export { type ProbeInstanceOptions, probeInstance } from './run/probe-instance.ts'
+export {
+  type ConnectedInstance,
+  connectInstance,
+  type ProbeInstanceOptions,
+  probeInstance,
+} from './run/probe-instance.ts'
 export type { Rollout } from './run/rollout.ts'
 export type { TaskSource } from './run/source.ts'
 export type { FleetView, InstanceView } from './run/views.ts'

@@ -1,8 +1,9 @@
 /**
  * `rollout-supervisor doctor`: asks each server what it is, says what works there and what does not, and what to change. Every server has
- * the same time limit, so that it always ends.
+ * the same time limit, so that it always ends. With --conformance it tries all that out, one server after another.
  */
 import { type InstanceOptions, type Probe, probeInstance, RolloutError } from '../index.ts'
+import { CONFORMANCE_FLAGS, checkConformanceFlags, conformance } from './doctor-conformance.ts'
 import { type DoctorFinding, doctorText } from './doctor-report.ts'
 import { type Flags, flagHelp } from './flags.ts'
 import { createStyle, EXIT, type Io, UsageError, wantsColor } from './io.ts'
@@ -16,6 +17,7 @@ const TIMEOUT_MS = 10_000
 const FLAGS = {
   ...FLEET_FLAGS,
   timeout: { type: 'duration', about: `for each server (${TIMEOUT_MS / 1_000}s)` },
+  ...CONFORMANCE_FLAGS,
   json: { type: 'switch', about: 'one JSON object on stdout' },
   'no-color': { type: 'switch', about: 'no colours; NO_COLOR does the same' },
   verbose: { type: 'switch', about: 'stack traces with errors' },
@@ -25,11 +27,13 @@ const FLAGS = {
 export const DOCTOR_HELP = `usage: rollout-supervisor doctor <url ...> [flags]
 
 Asks each inference server what it is: engine, version, capacity, weights version; says what works there, what does not, and which of
-its flags to change. Without urls, the servers of the environment or the config file.
+its flags to change. Without urls, the servers of the environment or the config file. With --conformance it generates on each server,
+aborts and disconnects, and says what was seen and what that means for training data: about a minute a server, which others may use
+meanwhile; only --pause, --release and --weights disturb them, and leave the server open, with the first weights.
 
 ${flagHelp(FLAGS)}
 
-Exit codes: 0 every server can be used, 1 some cannot, 2 the command line cannot be used, 130 and 143 stopped by a signal.
+Exit codes: 0 every server can be used (and keeps what it promises), 1 some cannot, 2 the command line cannot be used, 130 and 143 stopped by a signal.
 `
 
 export async function doctor(args: readonly string[], io: Io): Promise<number> {
@@ -41,11 +45,17 @@ export async function doctor(args: readonly string[], io: Io): Promise<number> {
   if (settings.operands.length > 0 && args.some((arg) => arg.startsWith('--url')))
     throw new UsageError('expected urls either as they are or with --url, found both')
   const instances = readInstances(settings, settings.operands)
+  checkConformanceFlags(settings)
   if (instances.length === 0) throw new UsageError('expected the urls of servers, such as http://10.0.0.1:30000')
   await checkFleet({ instances, supervisor: {} })
   const stop = new AbortController()
   const forget = stopOnSignals(io, stop, (words) => io.stderr.write(`${words}\n`))
   try {
+    if (settings.on('conformance')) {
+      const ok = await conformance(instances, settings, io, stop.signal)
+      const signal = signalOf(stop.signal)
+      return signal !== null ? EXIT[signal] : ok ? EXIT.ok : EXIT.failed
+    }
     const timeoutMs = settings.number('timeout') ?? TIMEOUT_MS
     const findings = await Promise.all(instances.map((instance) => examine(instance, timeoutMs, stop.signal)))
     const signal = signalOf(stop.signal)

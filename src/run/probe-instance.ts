@@ -1,18 +1,25 @@
 /**
- * One look at one server, outside any run: makes a driver, asks it what the server is, and closes it again.
+ * One server outside any run: finds out which engine it is, and makes its driver.
  */
 import { type Clock, realClock } from '../clock.ts'
-import type { DriverFactory, Probe } from '../engines/driver.ts'
+import type { DriverFactory, EngineDriver, Probe } from '../engines/driver.ts'
 import { engineFactory, engineNames } from '../engines/index.ts'
 import { messageOf, RolloutError } from '../errors.ts'
 import { checkInstance, type InstanceOptions } from '../options.ts'
 
-/** Options of probeInstance. */
+/** Options of probeInstance and connectInstance. */
 export interface ProbeInstanceOptions {
   /** Ends the probe; what it throws then is the signal's reason where that is a RolloutError. */
   readonly signal?: AbortSignal
   /** @default the process's monotonic clock */
   readonly clock?: Clock
+}
+
+/** The open driver of a server, and what the server said of itself. */
+export interface ConnectedInstance {
+  /** To be closed by whoever asked for it. */
+  readonly driver: EngineDriver
+  readonly probe: Probe
 }
 
 /**
@@ -21,14 +28,28 @@ export interface ProbeInstanceOptions {
  * @throws RolloutError INVALID_OPTIONS, or what was wrong with the server: UNREACHABLE, WRONG_PROTOCOL, INSTANCE_FAULT and the like
  */
 export async function probeInstance(options: InstanceOptions, given: ProbeInstanceOptions = {}): Promise<Probe> {
+  const { driver, probe } = await connectInstance(options, given)
+  await driver.close()
+  return probe
+}
+
+/**
+ * As probeInstance, and leaves the driver open: for programs that speak with one server, such as checkConformance of
+ * `rollout-supervisor/testing`.
+ */
+export async function connectInstance(
+  options: InstanceOptions,
+  given: ProbeInstanceOptions = {},
+): Promise<ConnectedInstance> {
   const { signal, clock = realClock } = given
   const { id, url, apiKey, model, createDriver } = checkInstance(options)
-  const ask = async (factory: DriverFactory): Promise<Probe> => {
+  const ask = async (factory: DriverFactory): Promise<ConnectedInstance> => {
     const driver = factory({ id, url, apiKey, model, clock })
     try {
-      return await driver.probe(signal)
-    } finally {
+      return { driver, probe: await driver.probe(signal) }
+    } catch (error) {
       await driver.close()
+      throw error
     }
   }
   if (options.engine !== undefined) return ask(createDriver)

@@ -163,6 +163,7 @@ export function createSglangDialect(
       needsBody: false,
       handler: (_body, response) => sendJson(response, 200, reports.loads()),
     },
+    '/v1/completions': { methods: ['POST'], needsBody: true, handler: refuseCompletion },
     '/v1/models': {
       methods: ['GET'],
       needsBody: false,
@@ -188,6 +189,17 @@ export function createSglangDialect(
     } else {
       sendError(response, 400, `Invalid prompt type: ${show(prompt)}. Expected str or List[str].`, 'BadRequestError')
     }
+  }
+
+  /** The check of `logit_bias` alone: the real route generates, and whoever finds out the size of the vocabulary must not. */
+  function refuseCompletion(body: unknown, response: ServerResponse): void {
+    const bias = isRecord(body) && isRecord(body.logit_bias) ? body.logit_bias : {}
+    const beyond = Object.keys(bias).find((id) => Number(id) >= core.weights.vocabularySize)
+    const message =
+      beyond === undefined
+        ? 'the embedded engine generates over /generate alone'
+        : `logit_bias must has keys in [0, ${core.weights.vocabularySize - 1}], got ${beyond}.`
+    sendError(response, 400, message, 'BadRequestError')
   }
 
   return {

@@ -1,7 +1,17 @@
 /**
- * What tests, simulations and demos of rollouts need: a real HTTP engine around a tiny policy, a virtual clock, and servers
- * without sockets.
+ * What tests, simulations and demos of rollouts need: a real HTTP engine around a tiny policy, a virtual clock, servers
+ * without sockets, and the conformance suite for engines.
  */
+export {
+  type ConformanceAllowance,
+  type ConformanceOptions,
+  type ConformanceOutcome,
+  type ConformanceReport,
+  type ConformanceResult,
+  checkConformance,
+  conformanceChecks,
+  type ScoreTokens,
+} from './conformance.ts'
 export {
   type EmbeddedEngine,
   type EmbeddedEngineOptions,

@@ -132,10 +132,40 @@ describe('doctor', () => {
     [['http://a', '--url', 'http://b'], 'found both'],
     [['http://a', '--engine', 'tgi'], '--engine: expected one of sglang'],
     [['http://a', '--timeout', '0'], '--timeout: expected a time above 0'],
+    [['http://a', '--pause'], '--pause: expected --conformance with it'],
+    [['http://a', '--conformance', '--weights', '/a'], '--weights: expected two checkpoints'],
   ])('%j is refused with 2', async (args, words) => {
     const { code, out, err } = await doctor(...args)
     expect({ code, out }).toEqual({ code: 2, out: '' })
     expect(err).toContain(words)
+  })
+})
+
+describe('doctor --conformance', () => {
+  it('tries everything out, and says what works, what does not, and what that means for training data', async () => {
+    const url = await engine({ profile: 'openai' })
+    const { code, out, err } = await doctor(url, 'http://127.0.0.1:1', '--conformance', '--idle', '1ms')
+    expect({ code, err }).toEqual({ code: 1, err: '' })
+    for (const words of [
+      url,
+      /^ {2}stream +works +\d+ characters in \d+ chunks$/m,
+      /^ +-> tokens are kept as they come: an interruption loses none$/m,
+      /^ {2}log-probabilities +not offered +the server shows no token ids$/m,
+      /^ +-> no importance ratios/m,
+      / {2}openai .*: 2 work, 0 do not, \d+ not offered, 0 skipped/,
+      'http://127.0.0.1:1  cannot be used',
+    ])
+      expect(out).toMatch(words)
+  })
+
+  it('gives the same as one JSON object', async () => {
+    const url = await engine({ profile: 'openai' })
+    const { code, out } = await doctor(url, '--conformance', '--idle', '1ms', '--json')
+    expect(code).toBe(0)
+    const { ok, instances } = JSON.parse(out)
+    expect(ok).toBe(true)
+    expect(instances).toMatchObject([{ url, fault: null, report: { engine: 'openai', conforms: true } }])
+    expect(instances[0].report.results[0]).toMatchObject({ name: 'probe', outcome: 'not offered' })
   })
 })
 
