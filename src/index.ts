@@ -18,6 +18,7 @@ export type {
 } from './engines/driver.ts'
 export { type EngineName, engineNames } from './engines/index.ts'
 export { errorTable, RolloutError, type RolloutErrorCode, type RolloutErrorFields } from './errors.ts'
+export { type ReadTasksOptions, readTasks } from './input/read-tasks.ts'
 export type { InstanceOptions, SupervisorOptions, TimeoutOptions } from './options.ts'
 export type { Problem } from './problems.ts'
 export type { Batch, BatchGroup, Rejections, RejectReason } from './rollout/batch.ts'

@@ -4,7 +4,7 @@
  */
 import { hash } from 'node:crypto'
 import type { Completion, RolloutError } from '../index.ts'
-import type { BatchRequest, PromptLine } from './line-fields.ts'
+import type { BatchRequest, PromptLine } from '../input/line-fields.ts'
 
 /** One sample, in our own form. */
 export function sampleLine({ id, meta }: PromptLine, sample: number, completion: Completion): string {

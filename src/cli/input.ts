@@ -4,8 +4,8 @@
 import { createReadStream } from 'node:fs'
 import { open, stat } from 'node:fs/promises'
 import { addAbortSignal, type Readable } from 'node:stream'
+import { type Line, readLines, UnreadableError } from '../input/lines.ts'
 import { CommandError, type Io, UsageError } from './io.ts'
-import { type Line, readLines } from './lines.ts'
 
 export interface RunInput {
   /** Of a regular file; null where the end cannot be told. */
@@ -47,7 +47,7 @@ async function* linesOf(name: string, stream: Readable, signal: AbortSignal): As
     if (!signal.aborted) yield* readLines(addAbortSignal(signal, stream), LONGEST_LINE_BYTES)
   } catch (error) {
     if (signal.aborted) return
-    if (error instanceof CommandError) throw error
+    if (error instanceof UnreadableError) throw new CommandError(error.message)
     throw new CommandError(`${name}: cannot be read: ${error instanceof Error ? error.message : String(error)}`)
   } finally {
     stream.destroy()

@@ -3,10 +3,10 @@
  * only the beginning of each line is looked at, and of a whole line only a few bytes are kept.
  */
 import { createReadStream } from 'node:fs'
+import { isRecord, type PromptLine } from '../input/line-fields.ts'
+import { readLines } from '../input/lines.ts'
 import { CommandError } from './io.ts'
 import { createKeyTable, type KeyTable } from './key-table.ts'
-import { isRecord, type PromptLine } from './line-fields.ts'
-import { readLines } from './lines.ts'
 
 export interface OutputMemory {
   /** Sample numbers of the line that the file does not have, in order; all of a batch request, or none. */

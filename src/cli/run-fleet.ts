@@ -10,9 +10,9 @@ import {
   RolloutError,
   type Supervisor,
 } from '../index.ts'
+import { isRecord } from '../input/line-fields.ts'
 import { startEmbeddedFleet } from './embedded-fleet.ts'
 import { UsageError } from './io.ts'
-import { isRecord } from './line-fields.ts'
 import type { RunOptions } from './run-options.ts'
 
 export interface RunFleet {

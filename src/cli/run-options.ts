@@ -2,9 +2,9 @@
  * The settings of `rollout-supervisor run`: flags, environment and config file, their defaults and their bounds.
  */
 import { engineNames, type InstanceOptions, policyNames, type Sampling, type SupervisorOptions } from '../index.ts'
+import { isRecord } from '../input/line-fields.ts'
 import { type Flags, flagHelp } from './flags.ts'
 import { type Io, UsageError } from './io.ts'
-import { isRecord } from './line-fields.ts'
 import { readSettings, type Settings } from './settings.ts'
 
 export interface RunOptions {

@@ -3,13 +3,13 @@
  * when it ends. What was cancelled is not written, so that the next run finds it missing. Every (line id, sample) is submitted at most once.
  */
 import { type Completion, RolloutError, type Supervisor, type Task } from '../index.ts'
+import type { BatchRequest, PromptLine } from '../input/line-fields.ts'
+import { type LineDefaults, LineProblem, parseLine, seedOf } from '../input/prompt-line.ts'
 import { batchLine, sampleLine } from './completion-line.ts'
 import type { RunInput } from './input.ts'
 import { createKeyTable } from './key-table.ts'
-import type { BatchRequest, PromptLine } from './line-fields.ts'
 import type { LineSink } from './line-sink.ts'
 import type { OutputMemory } from './output-memory.ts'
-import { type LineDefaults, LineProblem, parseLine, seedOf } from './prompt-line.ts'
 import type { RunCounts } from './run-progress.ts'
 import type { Window } from './window.ts'
 

@@ -9,10 +9,10 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterAll, describe, expect, it } from 'vitest'
 import { batchLine, sampleLine } from '../../src/cli/completion-line.ts'
-import type { PromptLine } from '../../src/cli/line-fields.ts'
 import { createLineSink } from '../../src/cli/line-sink.ts'
 import { openOutput, outputFailure } from '../../src/cli/output.ts'
 import { type Completion, RolloutError } from '../../src/index.ts'
+import type { PromptLine } from '../../src/input/line-fields.ts'
 import { fakeIo } from './fake-io.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'rollout-supervisor-output-'))

@@ -15,6 +15,7 @@ type Room =
   | 'engines'
   | 'streams'
   | 'telemetry'
+  | 'input'
   | 'options'
   | 'run'
   | 'supervisor'
@@ -42,13 +43,14 @@ const HOUSE: Record<Room, Rule> = {
   engines: { runs: ['base', 'rollout'], types: PARTS, packages: ['undici', 'node:'] },
   streams: { runs: ['base', 'rollout'], types: PARTS, packages: ['rxjs'] },
   telemetry: { runs: ['base', 'rollout'], types: PARTS, packages: ['rxjs'] },
+  input: { runs: ['base', 'rollout'], types: [], packages: ['node:'] },
   options: { runs: PARTS, types: [], packages: ['node:'] },
   run: { runs: [...PARTS, 'options'], types: [], packages: ['xstate', 'rxjs', 'node:'] },
   supervisor: { runs: [...PARTS, 'options', 'run'], types: [], packages: ['xstate', 'rxjs', 'pino', 'node:'] },
-  index: { runs: [...PARTS, 'options', 'run', 'supervisor'], types: [], packages: [] },
+  index: { runs: [...PARTS, 'input', 'options', 'run', 'supervisor'], types: [], packages: [] },
   testing: { runs: ['base', 'rollout', 'scheduling'], types: PARTS, packages: ['node:'] },
   gateway: { runs: ['index'], types: [], packages: ['node:'] },
-  cli: { runs: ['index', 'testing'], types: [], packages: ['pino', 'node:'] },
+  cli: { runs: ['index', 'input', 'testing'], types: [], packages: ['pino', 'node:'] },
 }
 
 /** Names that reach the clock, chance, the process or the network without an import. */

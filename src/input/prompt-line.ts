@@ -3,7 +3,7 @@
  * or that of the OpenAI batch API (batch-line.ts). Everything wrong with a line is said at once.
  */
 import { hash } from 'node:crypto'
-import type { Prompt, Sampling } from '../index.ts'
+import type { Prompt, Sampling } from '../rollout/task.ts'
 import { readBatchLine } from './batch-line.ts'
 import {
   excerpt,

@@ -2,7 +2,7 @@
  * Input lines in both forms: what they mean, and everything that is wrong with one said at once.
  */
 import { describe, expect, it } from 'vitest'
-import { parseLine } from '../../src/cli/prompt-line.ts'
+import { parseLine } from '../../src/input/prompt-line.ts'
 
 const DEFAULTS = { samples: 2, sampling: { maxTokens: 64, temperature: 0.5 } }
 const parse = (value: unknown) => parseLine(JSON.stringify(value), DEFAULTS)

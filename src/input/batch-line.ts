@@ -2,7 +2,7 @@
  * A line of the OpenAI batch form, `{"custom_id", "method", "url", "body"}`. Parameters that change the answer and that we cannot honour
  * make the line unusable; those that cannot change it are passed over.
  */
-import type { Prompt, Sampling } from '../index.ts'
+import type { Prompt, Sampling } from '../rollout/task.ts'
 import { isRecord, type ReadLine, type ReportProblem, readCount, readId } from './line-fields.ts'
 
 const CHAT_URL = '/v1/chat/completions'

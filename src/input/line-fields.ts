@@ -1,7 +1,10 @@
 /**
  * What both forms of an input line have in common: the line as `run` sees it, and the checks of single fields.
  */
-import type { Prompt, Sampling } from '../index.ts'
+import { isRecord } from '../problems.ts'
+import type { Prompt, Sampling } from '../rollout/task.ts'
+
+export { isRecord }
 
 export interface PromptLine {
   readonly id: string | number
@@ -41,10 +44,6 @@ export function readCount(path: string, value: unknown, report: ReportProblem): 
   if (Number.isInteger(value) && (value as number) >= 1 && (value as number) <= MOST_SAMPLES) return value as number
   report(path, `an integer from 1 to ${MOST_SAMPLES}`, value)
   return null
-}
-
-export function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
 const EXCERPT_CHARS = 80

@@ -4,7 +4,6 @@
  */
 import { isUtf8 } from 'node:buffer'
 import { TextDecoder } from 'node:util'
-import { CommandError } from './io.ts'
 
 export interface Line {
   /** From 1. */
@@ -26,7 +25,12 @@ const HEAD_BYTES = 16
 /** The longest mark that an encoding begins with. */
 const MARK_BYTES = 4
 
-/** @throws CommandError where the whole stream cannot be lines of text */
+/** A stream that cannot be lines of text at all. Its message says what it is, and what to do. */
+export class UnreadableError extends Error {
+  override readonly name = 'UnreadableError'
+}
+
+/** @throws UnreadableError */
 export async function* readLines(source: AsyncIterable<Uint8Array>, maxBytes: number): AsyncGenerator<Line, void> {
   let parts: Buffer[] = []
   /** Bytes of the line so far, those of parts that were dropped included. */
@@ -102,7 +106,7 @@ function decoderFor(head: Buffer): TextDecoder | null {
   if (mark === 0xfeff) return new TextDecoder('utf-16be')
   const packer = mark === 0x1f8b ? 'gzip' : head.readUInt32BE(0) === 0x28b52ffd ? 'zstd' : null
   if (packer === null) return null
-  throw new CommandError(
+  throw new UnreadableError(
     `expected JSON lines, found ${packer} data; unpack it: ${packer} -dc FILE | rollout-supervisor run -`,
   )
 }
