@@ -112,7 +112,8 @@ export interface EngineDriver {
   weightVersion(signal?: AbortSignal): Promise<string | null>
   /**
    * Streams one sequence. Ends after a chunk with a finish reason, or throws.
-   * Aborting the signal closes the socket; nothing is yielded after that.
+   * Aborting the signal closes the socket; nothing is yielded after that. A signal with no listener left serves later generations
+   * once this one has ended by itself.
    */
   generate(request: GenerateRequest, signal: AbortSignal): AsyncIterable<Chunk>
   /** Asks the server to end one request; its stream then ends with 'abort'. Unknown ids are no error. */

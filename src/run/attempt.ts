@@ -15,6 +15,7 @@ import { type ChatMessage, isTokenIds } from '../rollout/task.ts'
 import { backoffMs, decideRetry } from '../scheduling/retry.ts'
 import { segmentSeed } from '../scheduling/seed.ts'
 import { exhaust, waitAgain } from './again.ts'
+import { keepController, takeController } from './controllers.ts'
 import { confirmEnded } from './detach.ts'
 import { endPassing, mayPass, tellReleased } from './handover.ts'
 import { askAgain, blame } from './health.ts'
@@ -31,11 +32,13 @@ const REQUEST_DIGITS = 13
 
 /** Puts an attempt into the books. It sends nothing before `drive`, so that whoever is told of it in between may cancel it. */
 export function openAttempt(run: Run, sample: Sample, instance: Instance, lease: number, now: number): Attempt {
+  const { controller, served } = takeController(run)
   const attempt: Attempt = {
     requestId: `${run.runId}-${String(++run.lastRequest).padStart(REQUEST_DIGITS, '0')}`,
     instance,
     lease,
-    controller: new AbortController(),
+    controller,
+    served,
     placedAt: now,
     start: tokenCount(sample),
     version: run.version,
@@ -248,6 +251,7 @@ function giveBack(run: Run, attempt: Attempt): void {
   instance.attempts.delete(attempt)
   unguard(run, instance)
   run.clock.clearTimeout(attempt.watch)
+  keepController(run, attempt)
   run.ledger.release(lease)
   if (mayPass(run, attempt)) run.passing = instance
   else tellReleased(run, instance, attempt.outcome)

@@ -55,6 +55,7 @@ export function createRun(options: CheckedOptions): Run {
     parked: new Set(),
     deadlines: new Set(),
     deadlineTimer: null,
+    spareControllers: [],
     passing: null,
     counts: { submitted: 0, waiting: 0, running: 0, ended: { completed: 0, failed: 0, cancelled: 0, expired: 0 } },
     hub,

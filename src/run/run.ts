@@ -17,6 +17,7 @@ import type { Queue } from '../scheduling/queue.ts'
 import type { CompletionSinks } from '../streams/completions.ts'
 import type { Hub } from '../streams/hub.ts'
 import type { Logger } from '../telemetry/logger.ts'
+import type { SpareController } from './controllers.ts'
 import type { Feed } from './feed.ts'
 import type { Interruption } from './interrupt.ts'
 
@@ -26,6 +27,8 @@ export interface Attempt {
   readonly instance: Instance
   readonly lease: number
   readonly controller: AbortController
+  /** Attempts that had the controller before. */
+  readonly served: number
   readonly placedAt: number
   /** Tokens the sample had when it began. */
   readonly start: number
@@ -119,6 +122,7 @@ export interface Run {
   /** Samples that wait for their first slot under a deadline, oldest first. */
   readonly deadlines: Set<Sample>
   deadlineTimer: unknown
+  readonly spareControllers: SpareController[]
   /** The instance whose machine has not yet been told that a slot there was given back: the next sample may take it over. */
   passing: Instance | null
   readonly counts: Counts
