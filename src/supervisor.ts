@@ -17,7 +17,7 @@ import type { CheckedUpdate } from './run/bring.ts'
 import { closeRun } from './run/close.ts'
 import { createRun } from './run/create-run.ts'
 import { drain, join, probe } from './run/fleet.ts'
-import { admit, withdraw } from './run/intake.ts'
+import { admit, hasFreeSlot, withdraw } from './run/intake.ts'
 import { type RolloutOptions, rolloutBatch } from './run/on-policy.ts'
 import { pause, resume, tellPhase, type UpdateReport, updateWeights } from './run/phases.ts'
 import { Rollout } from './run/rollout.ts'
@@ -128,16 +128,19 @@ export class Supervisor {
     return new Rollout<M>(this.#run, admit(this.#run, task))
   }
 
-  /** Submits the task if its first sample gets a slot at once; otherwise nothing has happened, and the answer is null. */
+  /**
+   * Submits the task if its first sample gets a slot at once; otherwise nothing has happened, and the answer is null. Text and chat messages
+   * are made into token ids first: they are taken where a slot is free that no such task before them waits for.
+   */
   trySubmit<M = unknown>(task: Task<M>): Rollout<M> | null {
     const run = this.#run
-    if (run.queue.size > 0 || run.ledger.free === 0 || !run.actor.getSnapshot().matches('rollout')) {
+    if (run.queue.size > 0 || !hasFreeSlot(run) || !run.actor.getSnapshot().matches('rollout')) {
       mustBeOpen(run, 'trySubmit')
       checkTask(task, run.vocabularySize)
       return null
     }
     const live = admit(run, task)
-    if (live.started || live.ended > 0) return new Rollout<M>(run, live)
+    if (live.started || live.ended > 0 || run.tokenizing.has(live)) return new Rollout<M>(run, live)
     withdraw(run, live)
     return null
   }

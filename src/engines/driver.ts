@@ -116,6 +116,11 @@ export interface EngineDriver {
    * once this one has ended by itself.
    */
   generate(request: GenerateRequest, signal: AbortSignal): AsyncIterable<Chunk>
+  /**
+   * What its server would never take of a request, whatever its load, with what to change: or null. Looks only at the form of the prompt
+   * and at which options of sampling are set; asked once for each after a probe, so that such samples go to other instances.
+   */
+  refuses?(request: Pick<GenerateRequest, 'prompt' | 'sampling'>): string | null
   /** Asks the server to end one request; its stream then ends with 'abort'. Unknown ids are no error. */
   abort(requestId: string, signal?: AbortSignal): Promise<void>
   /** Holds the server: requests that come are kept waiting there until `resume`. */

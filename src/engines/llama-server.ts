@@ -3,14 +3,14 @@
  * their sockets, has no pause and no versions, and changes its weights only by a restart. One call is one try (driver.ts).
  * What its routes answer was seen on a real build (test/e2e/engines).
  */
-import { isTokenIds } from '../rollout/task.ts'
 import { chunkStream } from './chunk-stream.ts'
-import type { Chunk, DriverOptions, EngineDriver } from './driver.ts'
+import type { Chunk, DriverOptions, EngineDriver, GenerateRequest } from './driver.ts'
 import { fault } from './faults.ts'
 import { asRecord } from './json.ts'
 import { llamaServerDecoder } from './llama-server-events.ts'
 import { type LoadRoute, probeLlamaServer, readLoad } from './llama-server-probe.ts'
 import { COMPLETION, completionBody } from './llama-server-request.ts'
+import { refusesChat } from './refusals.ts'
 import { createTransport, jsonOf } from './transport.ts'
 
 export function createLlamaServerDriver(options: DriverOptions): EngineDriver {
@@ -29,17 +29,11 @@ export function createLlamaServerDriver(options: DriverOptions): EngineDriver {
     },
     load: (signal) => readLoad(transport, loadRoute ?? '/metrics', signal),
     weightVersion: () => Promise.resolve(null),
+    refuses,
     generate(request, signal): AsyncIterable<Chunk> {
-      const { prompt, sampling } = request
-      if (typeof prompt !== 'string' && prompt.length > 0 && !isTokenIds(prompt)) {
-        const text = 'expected token ids or text, found chat messages; turn them into ids with tokenize() first'
-        throw fault('REQUEST_REJECTED', peer, `POST ${COMPLETION}: ${text}`)
-      }
-      if (sampling.minTokens > 0) {
-        const found = `expected minTokens 0, found ${sampling.minTokens}: llama-server cannot forbid an early end; leave minTokens out`
-        throw fault('REQUEST_REJECTED', peer, `POST ${COMPLETION}: ${found}, or take ignoreEos`)
-      }
-      const decoder = llamaServerDecoder(peer, sampling)
+      const refusal = refuses(request)
+      if (refusal !== null) throw fault('REQUEST_REJECTED', peer, `POST ${COMPLETION}: ${refusal}`)
+      const decoder = llamaServerDecoder(peer, request.sampling)
       return chunkStream({ transport, clock, path: COMPLETION, body: completionBody(request), signal, decoder })
     },
     /** It has no route for this: closing the socket of the stream ends the request. */
@@ -72,4 +66,11 @@ export function createLlamaServerDriver(options: DriverOptions): EngineDriver {
     const text = `POST ${path}: expected ${expected}, found ${typeof found}; update the server, or send token ids`
     return fault('WRONG_PROTOCOL', peer, text)
   }
+}
+
+function refuses(request: Pick<GenerateRequest, 'prompt' | 'sampling'>): string | null {
+  const { minTokens } = request.sampling
+  if (minTokens === 0) return refusesChat(request)
+  const found = `expected minTokens 0, found ${minTokens}: llama-server cannot forbid an early end`
+  return `${found}; leave minTokens out, or take ignoreEos`
 }

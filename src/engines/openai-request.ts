@@ -24,7 +24,10 @@ export function routeOf(prompt: GenerateRequest['prompt']): OpenaiRoute {
 }
 
 /** What is wrong with a request for a server of these ways, or null. */
-export function problemOf({ prompt, sampling }: GenerateRequest, ways: OpenaiWays): string | null {
+export function problemOf(
+  { prompt, sampling }: Pick<GenerateRequest, 'prompt' | 'sampling'>,
+  ways: OpenaiWays,
+): string | null {
   const route = routeOf(prompt)
   if (typeof prompt !== 'string' && isTokenIds(prompt) && !ways.tokenIds)
     return 'expected text or chat messages, found token ids, which this server did not return when it was asked to; send the prompt as text, or use the engine of the server itself'

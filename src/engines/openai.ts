@@ -33,6 +33,7 @@ export function createOpenaiDriver(options: DriverOptions): EngineDriver {
       return Promise.reject(fault('WRONG_PROTOCOL', peer, found))
     },
     weightVersion: () => Promise.resolve(null),
+    refuses: (request) => problemOf(request, ways),
     generate(request, signal): AsyncIterable<Chunk> {
       const { prompt } = request
       const path = routeOf(prompt)

@@ -3,11 +3,11 @@
  * One call is one try (driver.ts). What the routes answer was seen on a real 0.5.23 (test/e2e/engines).
  */
 import type { RolloutError } from '../errors.ts'
-import { isTokenIds } from '../rollout/task.ts'
 import { chunkStream } from './chunk-stream.ts'
 import type { Chunk, DriverOptions, EngineDriver, PauseMode } from './driver.ts'
 import { fault, serverMessage, statusFault } from './faults.ts'
 import { asRecord, asRecords } from './json.ts'
+import { refusesChat } from './refusals.ts'
 import { sglangDecoder } from './sglang-events.ts'
 import { createSglangMemory } from './sglang-memory.ts'
 import { probeSglang } from './sglang-probe.ts'
@@ -80,15 +80,10 @@ export function createSglangDriver(options: DriverOptions): EngineDriver {
       return { running, waiting }
     },
     weightVersion,
+    refuses: refusesChat,
     generate(request, signal): AsyncIterable<Chunk> {
-      const { prompt } = request
-      if (typeof prompt !== 'string' && prompt.length > 0 && !isTokenIds(prompt)) {
-        throw fault(
-          'REQUEST_REJECTED',
-          peer,
-          'POST /generate: expected token ids or text, found chat messages; turn them into ids with tokenize() first',
-        )
-      }
+      const refusal = refusesChat(request)
+      if (refusal !== null) throw fault('REQUEST_REJECTED', peer, `POST /generate: ${refusal}`)
       const body = generateBody(request, deltas)
       const decoder = sglangDecoder(peer, deltas)
       const { onAccepted } = request

@@ -3,12 +3,12 @@
  * was started with `--enable-scale-out`, else `/v1/completions`. Which, its probe finds out. One call is one try (driver.ts).
  * What the routes answer was seen on a real 0.32.0 (test/e2e/engines).
  */
-import { isTokenIds } from '../rollout/task.ts'
 import { chunkStream } from './chunk-stream.ts'
 import type { Chunk, DriverOptions, EngineDriver } from './driver.ts'
 import { fault, statusFault } from './faults.ts'
 import { sumGauges } from './gauges.ts'
 import { asRecord } from './json.ts'
+import { refusesChat } from './refusals.ts'
 import { createTransport, jsonOf } from './transport.ts'
 import { createVllmControl } from './vllm-control.ts'
 import { vllmDecoder } from './vllm-events.ts'
@@ -50,18 +50,14 @@ export function createVllmDriver(options: DriverOptions): EngineDriver {
       return { running: gauges[RUNNING], waiting: gauges[WAITING] ?? 0 }
     },
     weightVersion: (signal) => readWeightVersion(transport, signal),
+    refuses: refusesChat,
     generate(request, signal): AsyncIterable<Chunk> {
       const { prompt } = request
       const isText = typeof prompt === 'string'
       // Text has a route of its own; no prompt at all is the server's to refuse.
       const path = isText ? COMPLETIONS : ways.route
-      if (!isText && prompt.length > 0 && !isTokenIds(prompt)) {
-        throw fault(
-          'REQUEST_REJECTED',
-          peer,
-          `POST ${path}: expected token ids or text, found chat messages; turn them into ids with tokenize() first`,
-        )
-      }
+      const refusal = refusesChat(request)
+      if (refusal !== null) throw fault('REQUEST_REJECTED', peer, `POST ${path}: ${refusal}`)
       const body = path === GENERATE ? generateBody(request, ways.text) : completionsBody(request)
       const { logprobs, labelled: versions } = ways
       const decoder = vllmDecoder({ peer, route: path, logprobs, versions })

@@ -32,7 +32,8 @@ const AT_LEAST_0 = { min: 0 }
 /** Shared by all tasks that name none: there may be a million of them waiting. */
 const NONE: readonly never[] = []
 
-const DEFAULT_SAMPLING: CheckedSampling = {
+/** What a task has that names none. */
+export const DEFAULT_SAMPLING: CheckedSampling = {
   maxTokens: DEFAULT_MAX_TOKENS,
   minTokens: 0,
   temperature: 1,
@@ -47,7 +48,7 @@ const DEFAULT_SAMPLING: CheckedSampling = {
 
 /**
  * Checks a task whole and fills in its defaults.
- * @param vocabularySize smallest known vocabulary of the fleet, or null
+ * @param vocabularySize largest known vocabulary of the fleet, or null
  * @throws RolloutError INVALID_TASK that lists every problem
  */
 export function checkTask(task: Task, vocabularySize: number | null): CheckedTask {

@@ -22,6 +22,10 @@ export interface LiveTask {
   carried: boolean
   /** Token ids of a text or chat prompt, once a server has made them. */
   promptTokenIds: readonly number[] | null
+  /** Largest token id of the prompt, or -1 while there are none. */
+  maxTokenId: number
+  /** What it asks of a server, as bits of NEED. */
+  readonly needs: number
   /** Set when somebody waits for the group. */
   resolve: ((group: Group) => void) | null
   group: Group | null
@@ -35,7 +39,7 @@ export interface Sample extends Waiter {
   readonly index: number
   status: 'waiting' | 'running' | 'ended'
   /** Why it is not in the queue although it waits, or null. */
-  parked: 'backoff' | 'version' | 'carried' | null
+  parked: 'backoff' | 'version' | 'carried' | 'tokenizing' | null
   /** Timer of its backoff. */
   backoff: unknown
   queuedAt: number
@@ -71,11 +75,13 @@ const NO_SEGMENTS: Segment[] = []
 /** Room for the first tokens, or for all of them where fewer are asked for: most outputs then need no second buffer. */
 const FIRST_TOKENS = 256
 
-export function createSample(task: LiveTask, index: number, now: number): Sample {
+export function createSample(task: LiveTask, index: number, order: number, now: number): Sample {
   return {
     task,
     index,
     priority: task.spec.priority,
+    order,
+    track: 0,
     lane: null,
     before: null,
     after: null,

@@ -6,6 +6,10 @@ export type QueueLane = 'evaluation' | 'interrupted' | 'retry' | 'started' | 'fr
 /** What the queue needs of a sample, kept in the sample itself. */
 export interface Waiter {
   readonly priority: number
+  /** Place in line: smaller came first. */
+  order: number
+  /** Which instances it may have: 0 is any, others are a queue's own tracks. */
+  track: number
   lane: QueueLane | null
   before: Waiter | null
   after: Waiter | null

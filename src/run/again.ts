@@ -8,7 +8,7 @@ import type { QueueLane } from '../rollout/waiter.ts'
 import type { Interruption } from './interrupt.ts'
 import { type Attempt, can, type Run } from './run.ts'
 import { settle } from './settle.ts'
-import { count, enqueue, laneOf, tellQueued, unpark } from './waitlist.ts'
+import { count, enqueue, laneOf, park, tellQueued, unpark } from './waitlist.ts'
 import { wake } from './wake.ts'
 
 /**
@@ -29,6 +29,7 @@ export function waitAgain(
   else tally(interruption, tokenCount(sample), 0)
   count(run, sample, 'waiting')
   sample.queuedAt = run.clock.now()
+  sample.order = ++run.lastOrder
   if (afterMs > 0) backOff(run, sample, laneOf(sample, lane), afterMs)
   else enqueue(run, sample, laneOf(sample, lane))
   tellQueued(run, sample, lane)
@@ -52,8 +53,7 @@ function tally(interruption: Interruption | null, resumed: number, wasted: numbe
 }
 
 function backOff(run: Run, sample: Sample, lane: QueueLane, afterMs: number): void {
-  sample.parked = 'backoff'
-  run.parked.add(sample)
+  park(run, sample, 'backoff')
   sample.backoff = run.clock.setTimeout(() => {
     unpark(run, sample)
     enqueue(run, sample, lane)

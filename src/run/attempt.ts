@@ -9,9 +9,9 @@
  * slot counts as free only when the engine says so; decision 23).
  */
 import type { Chunk, GenerateRequest } from '../engines/driver.ts'
-import { RolloutError, type RolloutErrorCode, toRolloutError } from '../errors.ts'
+import { RolloutError, toRolloutError } from '../errors.ts'
 import { append, outputOf, type Sample, tokenCount } from '../rollout/sample.ts'
-import { type ChatMessage, isTokenIds } from '../rollout/task.ts'
+import { isTokenIds } from '../rollout/task.ts'
 import { backoffMs, decideRetry } from '../scheduling/retry.ts'
 import { segmentSeed } from '../scheduling/seed.ts'
 import { exhaust, waitAgain } from './again.ts'
@@ -19,7 +19,7 @@ import { keepController, takeController } from './controllers.ts'
 import { confirmEnded } from './detach.ts'
 import { endPassing, mayPass, tellReleased } from './handover.ts'
 import { askAgain, blame } from './health.ts'
-import { basisOf } from './misfit.ts'
+import { basisOf, formFor } from './misfit.ts'
 import { type Attempt, type Instance, isMember, type Run } from './run.ts'
 import { part } from './segment.ts'
 import { settle } from './settle.ts'
@@ -69,10 +69,6 @@ export async function drive(run: Run, attempt: Attempt): Promise<void> {
   let unsent = false
   try {
     const { driver } = attempt.instance
-    const { prompt } = sample.task.spec
-    if (!isTokenIds(prompt) && sample.task.promptTokenIds === null && driver.tokenize !== undefined) {
-      sample.task.promptTokenIds = await tokenized(attempt, prompt)
-    }
     // A sample that has gone on by now, or shall, needs no request.
     unsent = attempt.sample === null || attempt.interruption !== null
     if (!unsent) {
@@ -102,25 +98,12 @@ export async function drive(run: Run, attempt: Attempt): Promise<void> {
   else fail(run, attempt, sample, error)
 }
 
-/** Token ids of a text or chat prompt; null for a text that this server can only take as it is. */
-async function tokenized({ instance, controller }: Attempt, prompt: string | readonly ChatMessage[]) {
-  try {
-    return await instance.driver.tokenize!(prompt, controller.signal)
-  } catch (error) {
-    const cannot = RolloutError.isInstance(error) && CANNOT_TOKENIZE.has(error.code)
-    if (typeof prompt === 'string' && cannot) return null
-    throw error
-  }
-}
-
-/** What servers without a tokenizer route answer. */
-const CANNOT_TOKENIZE: ReadonlySet<RolloutErrorCode> = new Set(['INSTANCE_FAULT', 'REQUEST_REJECTED', 'WRONG_PROTOCOL'])
-
 /** What is sent: the prompt and the tokens so far, with what is left of the budget and a seed of its own. */
 function requestOf(attempt: Attempt, sample: Sample): GenerateRequest {
   const { task, output } = sample
   const { sampling } = task.spec
-  const promptIds = task.promptTokenIds ?? (isTokenIds(task.spec.prompt) ? task.spec.prompt : null)
+  const ids = task.promptTokenIds ?? (isTokenIds(task.spec.prompt) ? task.spec.prompt : null)
+  const promptIds = formFor(task, attempt.instance) === 'ids' ? ids : null
   const done = output?.length ?? 0
   const segment = sample.segments.length
   let prompt = promptIds ?? (task.spec.prompt as string)

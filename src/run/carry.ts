@@ -14,7 +14,7 @@ export function carry(run: Run, task: LiveTask): void {
   const attempts = task.samples.flatMap((sample) => run.attempts.get(sample) ?? [])
   for (const sample of task.samples) {
     // One that backs off follows when it is back.
-    if (sample.status !== 'waiting' || sample.parked === 'backoff') continue
+    if (sample.status !== 'waiting' || sample.parked === 'backoff' || sample.parked === 'tokenizing') continue
     run.queue.remove(sample)
     unpark(run, sample)
     metSlot(run, sample)

@@ -14,6 +14,7 @@ import { createHub } from '../streams/hub.ts'
 import { safeLogger } from '../telemetry/logger.ts'
 import { place } from './placement.ts'
 import type { Run } from './run.ts'
+import { changed } from './tracks.ts'
 import { wake } from './wake.ts'
 
 export function createRun(options: CheckedOptions): Run {
@@ -46,13 +47,14 @@ export function createRun(options: CheckedOptions): Run {
     clock,
     log,
     actor: createActor(machine, { id: 'supervisor', clock, ...(inspect === undefined ? {} : { inspect }) }),
-    ledger: createLedger((account) => policy.changed(account)),
+    ledger: createLedger((account) => changed(run, account)),
     policy,
     queue: createQueue(),
     instances: new Map(),
     tasks: new Map(),
     attempts: new Map(),
     parked: new Set(),
+    tokenizing: new Map(),
     deadlines: new Set(),
     deadlineTimer: null,
     spareControllers: [],
@@ -63,11 +65,14 @@ export function createRun(options: CheckedOptions): Run {
     steps: 0,
     lastTask: 0,
     lastRequest: 0,
+    lastOrder: 0,
     runId: options.runId ?? randomBytes(4).toString('hex'),
     version: null,
     lastUpdate: null,
     closing: false,
+    tracks: [],
     vocabularySize: null,
+    smallestVocabulary: null,
     carried: new Set(),
     carriedSamples: 0,
     feeds: new Set(),

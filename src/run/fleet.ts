@@ -9,7 +9,10 @@ import { waitAgain } from './again.ts'
 import { bringUpToDate, isBehind } from './bring.ts'
 import { detach } from './detach.ts'
 import { blame, forgetRefusal } from './health.ts'
+import { LACKS_NOTHING } from './misfit.ts'
 import { type Instance, isMember, type Run } from './run.ts'
+import { askNext } from './tokenize.ts'
+import { forget, learn } from './tracks.ts'
 import { wake } from './wake.ts'
 
 /** Documented default for servers that report no limit (D1, decision 12): the common default of SGLang and vLLM fleets. */
@@ -55,6 +58,11 @@ export function join(run: Run, specs: readonly CheckedInstance[]): Instance[] {
       loading: Promise.resolve(),
       bringing: { timer: null, tries: 0 },
       probe: null,
+      lacks: LACKS_NOTHING,
+      vocabulary: Number.POSITIVE_INFINITY,
+      kind: '',
+      tokenizes: true,
+      tokenizerCalls: 0,
       heardAt: Number.NEGATIVE_INFINITY,
       watchdog: null,
       refusal: null,
@@ -81,12 +89,17 @@ function listen(run: Run, instance: Instance): void {
     if (isBehind(run, instance) && !run.actor.getSnapshot().matches('weightUpdate'))
       actor.send({ type: 'weights.lost' })
     // The machine is in the middle of its transition: asked now whether it takes work, it would answer only later.
-    queueMicrotask(() => wake(run, 'instance.opened'))
+    queueMicrotask(() => {
+      wake(run, 'instance.opened')
+      askNext(run)
+    })
   })
   actor.on('closed', () => {
     forgetRefusal(run, instance)
     run.ledger.setLimit(id, 0)
     tellState(run, instance)
+    // Prompts that it might have made into token ids may have to do without.
+    queueMicrotask(() => askNext(run))
   })
   actor.on('probing', () => void probe(run, instance))
   actor.on('staled', () => {
@@ -137,7 +150,7 @@ export async function probe(run: Run, instance: Instance): Promise<void> {
     instance.probe = found
     instance.heardAt = run.clock.now()
     instance.fault = null
-    learnVocabulary(run)
+    learn(run, instance)
     const capacity = spec.capacity ?? slotsOf(found)
     const expected = run.version === null || found.capabilities.versions === 'none' ? null : String(run.version)
     run.log.info(
@@ -164,6 +177,7 @@ export async function probe(run: Run, instance: Instance): Promise<void> {
     blame(run, instance, error)
     actor.send({ type: 'probe.failed' })
     tellState(run, instance)
+    askNext(run)
   }
 }
 
@@ -171,15 +185,6 @@ export async function probe(run: Run, instance: Instance): Promise<void> {
 function slotsOf({ capacity, engine }: Probe): number {
   if (Number.isSafeInteger(capacity) && capacity! > 0) return capacity!
   return DEFAULT_CAPACITY[engine] ?? DEFAULT_CAPACITY_OTHERS
-}
-
-function learnVocabulary(run: Run): void {
-  let smallest: number | null = null
-  for (const { spec, probe: found } of run.instances.values()) {
-    const size = spec.vocabularySize ?? found?.vocabularySize ?? null
-    if (size !== null && (smallest === null || size < smallest)) smallest = size
-  }
-  run.vocabularySize = smallest
 }
 
 /**
@@ -210,7 +215,7 @@ function left(run: Run, instance: Instance): void {
   run.policy.remove(instance.id)
   forgetRefusal(run, instance)
   run.ledger.remove(instance.id)
-  learnVocabulary(run)
+  forget(run)
   for (const attempt of [...instance.attempts]) {
     const { sample } = attempt
     if (sample === null) continue
@@ -221,6 +226,7 @@ function left(run: Run, instance: Instance): void {
   if (run.hub.listens(null)) run.hub.tell({ type: 'instance.left', at: run.clock.now(), instance: instance.id }, null)
   run.hub.changed()
   wake(run, 'queue.changed')
+  askNext(run)
   const closed = instance.attempts.size === 0 ? instance.driver.close() : closeWhenQuiet(run, instance)
   closed
     .catch((cause: unknown) => run.log.warn({ instance: instance.id }, `the driver did not close: ${messageOf(cause)}`))

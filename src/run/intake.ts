@@ -6,13 +6,15 @@ import { messageOf, RolloutError } from '../errors.ts'
 import { checkTask } from '../rollout/check-task.ts'
 import type { Completion } from '../rollout/completion.ts'
 import type { Group } from '../rollout/group.ts'
+import { needsOf } from '../rollout/needs.ts'
 import { createSample, type LiveTask, type Sample } from '../rollout/sample.ts'
 import type { CheckedTask, Task } from '../rollout/task.ts'
 import { expectSlot } from './deadline.ts'
 import { detach } from './detach.ts'
 import { mustBeOpen, type Run } from './run.ts'
 import { settle } from './settle.ts'
-import { enqueue, metSlot, tellQueued, unpark } from './waitlist.ts'
+import { needsTokens, tokenize } from './tokenize.ts'
+import { enqueue, laneOf, metSlot, park, stopTokenizing, tellQueued, unpark } from './waitlist.ts'
 import { wake } from './wake.ts'
 
 /** Admits a task whole: all its samples wait from now on. */
@@ -43,28 +45,43 @@ export function enter(run: Run, ownId: string | undefined, spec: CheckedTask): L
     started: false,
     carried: false,
     promptTokenIds: null,
+    maxTokenId: spec.maxTokenId,
+    needs: needsOf(spec.sampling),
     resolve: null,
     group: null,
     listeners: null,
     offSignal: null,
   }
   const now = run.clock.now()
+  const waitsForTokens = needsTokens(run, live)
   run.tasks.set(id, live)
   run.counts.submitted += spec.samples
   run.counts.waiting += spec.samples
   for (let index = 0; index < spec.samples; index++) {
-    const sample = createSample(live, index, now)
+    const sample = createSample(live, index, ++run.lastOrder, now)
     live.samples[index] = sample
     if (run.options.timeouts.waitMs !== null) expectSlot(run, sample)
-    enqueue(run, sample, spec.kind === 'evaluation' ? 'evaluation' : 'fresh')
+    if (waitsForTokens) park(run, sample, 'tokenizing')
+    else enqueue(run, sample, laneOf(sample, 'fresh'))
   }
   // Only now that the task is whole may others act on it: whoever is told of it may cancel it, or close the run.
   const { signal } = spec
   if (signal !== undefined) obey(run, live, signal)
   for (const sample of live.samples) tellQueued(run, sample, 'submitted')
   if (signal?.aborted === true) cancel(run, live, signal.reason)
+  if (waitsForTokens && run.tasks.get(id) === live) tokenize(run, live)
   run.hub.changed()
   return live
+}
+
+/** True where more slots are free than samples wait for token ids: another of them would get one. */
+export function hasFreeSlot(run: Run): boolean {
+  let promised = 0
+  for (const task of run.tokenizing.keys()) {
+    promised += task.samples.length - task.ended
+    if (promised >= run.ledger.free) return false
+  }
+  return run.ledger.free > 0
 }
 
 /** Passes over ids that a user has given to tasks which still live. */
@@ -93,6 +110,7 @@ export function withdraw(run: Run, task: LiveTask): void {
   run.counts.submitted -= task.samples.length
   run.counts.waiting -= task.samples.length
   run.tasks.delete(task.id)
+  stopTokenizing(run, task)
   task.offSignal?.()
   run.hub.changed()
 }

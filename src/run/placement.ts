@@ -1,39 +1,49 @@
 /**
  * Who runs next: gives free slots to waiting samples in the queue's order, each to the instance that the policy picks, within
  * what the ledger and the instance's own machine allow (I3, I6, I7). Runs only as the action `place` of the supervisor
- * machine. A step costs O(log n) a placed sample, and O(1) when nothing can be placed.
+ * machine. A step costs O(log n) a placed sample, and O(1) when nothing can be placed. A sample that the picked instance cannot run is
+ * diverted, once, to those that can (tracks.ts).
  */
-import { type Sample, tokenCount } from '../rollout/sample.ts'
+import { restart, type Sample, tokenCount } from '../rollout/sample.ts'
+import { hasRoom } from '../scheduling/policy.ts'
 import type { WaitReason } from '../telemetry/events.ts'
 import { drive, openAttempt } from './attempt.ts'
 import { probe } from './fleet.ts'
 import { passes } from './handover.ts'
 import { askAgain, setAside } from './health.ts'
-import { misfitOf } from './misfit.ts'
+import { hasFreeSlot } from './intake.ts'
+import { formFor } from './misfit.ts'
 import { can, type Instance, type Run } from './run.ts'
-import { settle } from './settle.ts'
+import { divert, pick } from './tracks.ts'
 import { count, metSlot } from './waitlist.ts'
 
 export function place(run: Run): void {
   run.steps++
+  /** Tracks whose instances are full, or that wait for their turn. */
+  let full: Set<number> | undefined
   while (run.ledger.free > 0) {
-    const sample = run.queue.peek(run.sinks.full)
+    const sample = run.queue.peek(run.sinks.full, full)
     if (sample === null) {
       if (refill(run)) continue
       return
     }
-    const id = run.policy.pick({
+    const id = pick(run, sample, {
       taskId: sample.task.id,
       sample: sample.index,
       kind: sample.task.spec.kind,
       priority: sample.priority,
       resumedTokens: tokenCount(sample),
     })
-    if (id === null) return
+    if (id === null) {
+      if (run.tracks.length === 0) return
+      full ??= new Set()
+      full.add(sample.track)
+      continue
+    }
     const instance = run.instances.get(id)!
-    const misfit = misfitOf(sample, instance)
-    if (misfit !== null) {
-      settle(run, sample, 'failed', misfit)
+    const form = formFor(sample.task, instance)
+    if (form === null) {
+      divert(run, sample)
     } else if (needsAsking(run, instance)) {
       instance.actor.send({ type: 'server.suspected' })
       // A machine of the user's own may not know the event: then the server is asked for it, and holds up no others meanwhile.
@@ -42,6 +52,8 @@ export function place(run: Run): void {
         void probe(run, instance).then(() => askAgain(run, instance))
       }
     } else if (passes(run, instance) || takes(instance)) {
+      // In a form without token ids there is nothing to go on from.
+      if (form !== 'ids') restart(sample)
       grant(run, sample, instance)
     } else {
       setAside(run, instance)
@@ -49,9 +61,12 @@ export function place(run: Run): void {
   }
 }
 
-/** Draws one task from the streams of batches, in turn. What is drawn may run at once: nothing waits, and a slot is free. */
+/**
+ * Draws one task from the streams of batches, in turn. What is drawn may run at once: nothing waits for any instance, and a slot is free that
+ * no prompt which is being made into token ids will need.
+ */
 function refill(run: Run): boolean {
-  if (run.sinks.full || run.queue.size > 0) return false
+  if (run.sinks.full || run.queue.sizeOfTrack(0, false) > 0 || !hasFreeSlot(run)) return false
   for (const feed of run.feeds) {
     if (!feed.wants || !feed.refill()) continue
     // To the end of the line, unless it has just ended.
@@ -64,16 +79,19 @@ function refill(run: Run): boolean {
 /** Why a waiting sample does not run, from the closed union of I7. */
 export function reasonOf(run: Run, sample: Sample): WaitReason {
   if (sample.parked !== null) return sample.parked
-  return sample.lane === 'fresh' && run.sinks.full ? 'backPressure' : blockedBy(run)
+  return sample.lane === 'fresh' && run.sinks.full ? 'backPressure' : blockedBy(run, sample.track)
 }
 
-/** Why a sample at the head of the queue would not run. */
-export function blockedBy(run: Run): WaitReason {
-  const phase = run.actor.getSnapshot()
-  if (!phase.matches('rollout')) return 'phase'
-  if (run.ledger.free > 0) return 'turn'
-  for (const instance of run.instances.values()) if (instance.account.limit > 0) return 'capacity'
-  return 'gate'
+/** Why a sample at the head of a track of the queue would not run. */
+export function blockedBy(run: Run, track: number): WaitReason {
+  if (!run.actor.getSnapshot().matches('rollout')) return 'phase'
+  const instances = track === 0 ? run.instances : run.tracks[track - 1]!.members
+  let reason: WaitReason = 'gate'
+  for (const { account } of instances.values()) {
+    if (hasRoom(account)) return 'turn'
+    if (account.limit > 0) reason = 'capacity'
+  }
+  return reason
 }
 
 /**
@@ -100,6 +118,7 @@ function grant(run: Run, sample: Sample, instance: Instance): void {
   const lease = run.ledger.grant(instance.id)
   const { task } = sample
   run.queue.remove(sample)
+  sample.track = 0
   metSlot(run, sample)
   count(run, sample, 'running')
   const waitedMs = now - sample.queuedAt

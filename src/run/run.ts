@@ -20,6 +20,8 @@ import type { Logger } from '../telemetry/logger.ts'
 import type { SpareController } from './controllers.ts'
 import type { Feed } from './feed.ts'
 import type { Interruption } from './interrupt.ts'
+import type { Lacks } from './misfit.ts'
+import type { Track } from './tracks.ts'
 
 /** One HTTP generation under one lease. */
 export interface Attempt {
@@ -54,6 +56,18 @@ export interface Attempt {
   watch: unknown
 }
 
+/** A task whose prompt is being made into token ids. */
+export interface Tokenizing {
+  /** Instances that have said they cannot. */
+  readonly refusedBy: Set<string>
+  fruitless: number
+  busy: number
+  /** Set while a server is asked. */
+  controller: AbortController | null
+  /** Timer of its backoff. */
+  timer: unknown
+}
+
 /** One server of the fleet. */
 export interface Instance {
   readonly id: string
@@ -71,6 +85,15 @@ export interface Instance {
   /** When the last update is tried there again, and how often it has failed in a row. */
   readonly bringing: { timer: unknown; tries: number }
   probe: Probe | null
+  /** What it cannot run, by the form of the prompt, and from which token id on. */
+  lacks: Lacks
+  vocabulary: number
+  /** Both as one word: instances of one kind can run the same samples. */
+  kind: string
+  /** False once it has said that it has no tokenizer route. */
+  tokenizes: boolean
+  /** Prompts that it is asked to make into token ids right now. */
+  tokenizerCalls: number
   /** When it last answered or sent tokens; -Infinity after it hung up. */
   heardAt: number
   /** Timer of its watchdog, while attempts run there. */
@@ -117,8 +140,10 @@ export interface Run {
   readonly tasks: Map<string, LiveTask>
   /** Attempts by the sample they run for. */
   readonly attempts: Map<Sample, Attempt>
-  /** Samples that wait outside the queue: for a weight version, or for a backoff to end. */
+  /** Samples that wait outside the queue: for token ids, for a weight version, or for a backoff to end. */
   readonly parked: Set<Sample>
+  /** Tasks that wait for token ids, in order of submission. */
+  readonly tokenizing: Map<LiveTask, Tokenizing>
   /** Samples that wait for their first slot under a deadline, oldest first. */
   readonly deadlines: Set<Sample>
   deadlineTimer: unknown
@@ -132,13 +157,18 @@ export interface Run {
   steps: number
   lastTask: number
   lastRequest: number
+  /** Place in line of the sample that came last. */
+  lastOrder: number
   readonly runId: string
   version: number | null
   lastUpdate: LastUpdate | null
   /** True from the moment close() was called. */
   closing: boolean
-  /** Smallest vocabulary that an instance reported or the user declared. */
+  /** Ways in which instances differ, while samples wait for some of them only. */
+  readonly tracks: Track[]
+  /** Largest and smallest vocabulary that instances reported or the user declared. */
   vocabularySize: number | null
+  smallestVocabulary: number | null
   /** Tasks that the last on-policy batch left for the next. */
   readonly carried: Set<LiveTask>
   /** Samples of theirs that wait for it: nothing to wait for, for whoever waits for the end. */

@@ -6,7 +6,7 @@ import type { Completion, FinishReason, Outcome } from '../rollout/completion.ts
 import { createGroup } from '../rollout/group.ts'
 import { type LiveTask, type Sample, tokenCount } from '../rollout/sample.ts'
 import type { Run } from './run.ts'
-import { metSlot, tellIdle, unpark } from './waitlist.ts'
+import { metSlot, stopTokenizing, tellIdle, unpark } from './waitlist.ts'
 
 /** Ends a sample. A second call for the same sample does nothing. */
 export function settle(
@@ -53,6 +53,7 @@ export function settle(
 
 function close(run: Run, task: LiveTask): void {
   run.tasks.delete(task.id)
+  stopTokenizing(run, task)
   task.offSignal?.()
   const group = createGroup(task.id, task.spec.kind, task.completions, task.spec.meta)
   task.group = group

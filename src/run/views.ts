@@ -94,11 +94,14 @@ export function viewFleet(run: Run): FleetView {
     turn: 0,
     phase: 0,
     carried: 0,
+    tokenizing: 0,
   }
   for (const sample of run.parked) waiting[sample.parked!]++
-  const held = run.sinks.full ? run.queue.sizeOf('fresh') : 0
-  waiting.backPressure = held
-  if (run.queue.size > held) waiting[blockedBy(run)] += run.queue.size - held
+  if (run.sinks.full) waiting.backPressure = run.queue.sizeOf('fresh')
+  for (let track = 0; track <= run.tracks.length; track++) {
+    const blocked = run.queue.sizeOfTrack(track, run.sinks.full)
+    if (blocked > 0) waiting[blockedBy(run, track)] += blocked
+  }
   const { submitted, running, ended } = run.counts
   return {
     phase: phaseOf(run),

@@ -1,27 +1,30 @@
 /**
- * Where a waiting sample is: in the queue, or parked beside it until a weight version, a moment or the next on-policy batch comes. All
- * changes between waiting and running go through `count` (I1).
+ * Where a waiting sample is: in the queue, or parked beside it until its token ids, a weight version, a moment or the next on-policy batch come.
+ * All changes between waiting and running go through `count` (I1).
  */
-import type { Sample } from '../rollout/sample.ts'
+import type { LiveTask, Sample } from '../rollout/sample.ts'
 import type { QueueLane } from '../rollout/waiter.ts'
 import { isIdle, type Run } from './run.ts'
 
 /** Puts a waiting sample in the queue, or parks it while its task is carried over or the fleet's weights are older than it wants. */
 export function enqueue(run: Run, sample: Sample, lane: QueueLane): void {
   if (sample.task.carried) {
-    sample.parked = 'carried'
-    run.parked.add(sample)
+    park(run, sample, 'carried')
     run.carriedSamples++
     tellIdle(run)
     return
   }
   const { minVersion } = sample.task.spec
   if (minVersion !== null && (run.version === null || run.version < minVersion)) {
-    sample.parked = 'version'
-    run.parked.add(sample)
+    park(run, sample, 'version')
   } else {
     run.queue.add(sample, lane)
   }
+}
+
+export function park(run: Run, sample: Sample, reason: NonNullable<Sample['parked']>): void {
+  sample.parked = reason
+  run.parked.add(sample)
 }
 
 /** Tells that a sample waits, unless somebody who was just told something has changed that. */
@@ -61,6 +64,15 @@ export function unpark(run: Run, sample: Sample): void {
 /** Tells whoever waits for the end, if this is it. */
 export function tellIdle(run: Run): void {
   if (run.onIdle.size > 0 && isIdle(run)) for (const idle of run.onIdle) idle()
+}
+
+/** No server need be asked for the token ids of a task any more. */
+export function stopTokenizing(run: Run, task: LiveTask): void {
+  const tokenizing = run.tokenizing.get(task)
+  if (tokenizing === undefined) return
+  run.tokenizing.delete(task)
+  run.clock.clearTimeout(tokenizing.timer)
+  tokenizing.controller?.abort()
 }
 
 /** Moves a sample between the counts of I1. */

@@ -26,6 +26,11 @@ export interface Placeable {
   readonly priority: number
   /** Tokens it already has, when it resumes. */
   readonly resumedTokens: number
+  /**
+   * Set where not every instance can run the sample (vocabulary, log-probabilities, options that an engine does not know): says of an id
+   * whether that one can. A policy may leave it aside: where its choice does not fit, least-request over those that do decides.
+   */
+  readonly fits?: (id: string) => boolean
 }
 
 /** Chooses the instance of the next sample. Implement it to place by rules of your own. */

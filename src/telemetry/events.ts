@@ -18,6 +18,8 @@ export type WaitReason =
   | 'phase'
   /** For the next `rollout()`, which it was carried over to. */
   | 'carried'
+  /** Its text or chat prompt is being made into token ids. */
+  | 'tokenizing'
 
 /** What the run is doing. */
 export type Phase = 'starting' | 'rollout' | 'paused' | 'weightUpdate' | 'stopping' | 'stopped'

@@ -19,6 +19,7 @@ export type IdleReason =
   | 'backPressure'
   | 'staleness'
   | 'backoff'
+  | 'tokenizing'
   | 'unhealthy'
   | 'stale'
   | 'draining'
@@ -39,6 +40,7 @@ export const idleLabels: Readonly<Record<IdleReason, string>> = {
   backPressure: 'back-pressure',
   staleness: 'staleness',
   backoff: 'backoff',
+  tokenizing: 'tokenizing',
   unhealthy: 'unhealthy',
   stale: 'stale weights',
   draining: 'draining',
@@ -96,6 +98,7 @@ const BY_WEIGHT: readonly (readonly [WaitReason, IdleReason])[] = [
   ['staleness', 'staleness'],
   ['backPressure', 'backPressure'],
   ['capacity', 'unplaced'],
+  ['tokenizing', 'tokenizing'],
   ['backoff', 'backoff'],
 ]
 

@@ -34,6 +34,7 @@ const IDLE: Readonly<Record<IdleReason, LightAndDark>> = {
   backPressure: ['#ead8f0', '#432a4d'],
   staleness: ['#e2e6c4', '#3b4019'],
   backoff: ['#f1dcc9', '#4c3524'],
+  tokenizing: ['#cdeaea', '#164043'],
   unhealthy: ['#f1b5ae', '#6b2622'],
   stale: ['#dcd3c4', '#3f3629'],
   draining: ['#d3e0e3', '#263b40'],

@@ -2,6 +2,7 @@
  * Engines, policies and machines that misbehave, by a seeded choice: what a user's own code or a bad server would do.
  */
 import { instanceMachine } from '../../machines/index.ts'
+import type { Clock } from '../../src/clock.ts'
 import { type DriverFactory, type PlacementPolicy, RolloutError, type RolloutErrorCode } from '../../src/index.ts'
 import { roundRobin } from '../../src/scheduling/round-robin.ts'
 import type { Random } from '../../src/testing/random.ts'
@@ -39,6 +40,44 @@ export function faultyEngine(engine: DriverFactory, random: Random, rate: number
           signal.removeEventListener('abort', close)
           socket.abort()
         }
+      },
+    }
+  }
+}
+
+/**
+ * Takes `"7 5"` for the prompt `[7, 5]`: makes it into token ids in its own time, now and then fails to, or has no such route at all. Where it
+ * is plain it refuses minTokens.
+ */
+export function wordyEngine(
+  engine: DriverFactory,
+  clock: Clock,
+  random: Random,
+  { plain, mute }: { readonly plain: boolean; readonly mute: boolean },
+): DriverFactory {
+  const idsOf = (prompt: unknown): number[] => String(prompt).split(' ').map(Number)
+  return (options) => {
+    const driver = engine(options)
+    return {
+      ...driver,
+      refuses: ({ sampling }) => (plain && sampling.minTokens > 0 ? 'expected minTokens 0' : null),
+      generate(request, signal) {
+        const { prompt } = request
+        return driver.generate(typeof prompt === 'string' ? { ...request, prompt: idsOf(prompt) } : request, signal)
+      },
+      async tokenize(prompt, signal) {
+        const failure = random.int(5)
+        await new Promise<void>((resolve) => {
+          const timer = clock.setTimeout(resolve, random.int(40))
+          signal?.addEventListener('abort', () => {
+            clock.clearTimeout(timer)
+            resolve()
+          })
+        })
+        await driver.load()
+        if (mute) throw new RolloutError('INSTANCE_FAULT', 'no such route', { status: 404 })
+        if (failure === 0) throw new RolloutError(CODES[random.int(CODES.length)]!, 'an unlucky prompt')
+        return idsOf(prompt)
       },
     }
   }

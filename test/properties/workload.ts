@@ -10,7 +10,7 @@ import { createSupervisor, type Supervisor } from '../../src/supervisor.ts'
 import { createRandom } from '../../src/testing/random.ts'
 import { type SimulatedServer, simulateServer } from '../../src/testing/simulated-fleet.ts'
 import { createVirtualClock, type VirtualClock } from '../../src/testing/virtual-clock.ts'
-import { faultyEngine, faultyPolicy, moodyMachine } from './faults.ts'
+import { faultyEngine, faultyPolicy, moodyMachine, wordyEngine } from './faults.ts'
 import { watchInvariants } from './invariants.ts'
 
 export interface Life {
@@ -47,6 +47,8 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
   const servers = new Map<string, SimulatedServer>()
   const chunky = chance(0.7)
   const unlucky = chance(0.3) ? 0.1 : 0
+  /** Prompts that are text, and instances that differ in what they take. */
+  const mixed = chance(0.3)
   function server() {
     const id = `s${servers.size}`
     const made = simulateServer(clock, {
@@ -56,7 +58,10 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
       ...(chunky ? { chunkTokens: between(1, 6) } : {}),
     })
     servers.set(id, made)
-    const engine = unlucky === 0 ? made.engine : faultyEngine(made.engine, random, unlucky)
+    const wordy = !mixed
+      ? made.engine
+      : wordyEngine(made.engine, clock, random, { plain: chance(0.4), mute: chance(0.2) })
+    const engine = unlucky === 0 ? wordy : faultyEngine(wordy, random, unlucky)
     return { id, url: made.url, engine, weight: pick([1, 1, 2])! }
   }
   const maybe = (probability: number, low: number, high: number): number | undefined =>
@@ -101,6 +106,8 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
     const order = submitted++
     const length = chance(0.1) ? between(40, 80) : between(1, 20)
     const maxTokens = chance(0.3) ? between(1, 40) : 200
+    const text = mixed && chance(0.3)
+    const minTokens = mixed && chance(0.3) ? 1 : 0
     const expected = {
       id: `t${order}`,
       order,
@@ -110,9 +117,12 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
       priority: pick([0, 0, 0, 5, -1.5])!,
       kind: chance(0.2) ? ('evaluation' as const) : ('rollout' as const),
       minVersion: chance(0.1) ? between(0, version + 2) : null,
+      text,
+      picky: text || minTokens > 0,
     }
     const { id, key, samples, priority, kind, minVersion } = expected
-    const given = { id, prompt: [key, length], samples, priority, kind, sampling: { maxTokens } }
+    const prompt = text ? `${key} ${length}` : [key, length]
+    const given = { id, prompt, samples, priority, kind, sampling: { maxTokens, minTokens } }
     return { expected, given: minVersion === null ? given : { ...given, minVersion } }
   }
   function submit(): void {
@@ -253,6 +263,8 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
     quietly(supervisor.start())
     quietly(supervisor.resume())
     supervisor.add(server())
+    // Where the very first update failed there is nothing yet to bring an instance up to.
+    if (run.lastUpdate === null && supervisor.getSnapshot().instances.some(({ state }) => state === 'stale')) update()
     await advance(3_000)
     for (const rollout of rollouts) if ([...rollout.waitingFor.values()].includes('version')) rollout.cancel()
     const giveUpAt = clock.now() + PATIENCE_MS

@@ -10,7 +10,15 @@ interface Named extends Waiter {
   readonly name: number
 }
 const lanes: readonly QueueLane[] = ['evaluation', 'interrupted', 'retry', 'started', 'fresh']
-const waiter = (name: number, priority: number): Named => ({ name, priority, lane: null, before: null, after: null })
+const waiter = (name: number, priority: number, order: number = name): Named => ({
+  name,
+  priority,
+  order,
+  track: 0,
+  lane: null,
+  before: null,
+  after: null,
+})
 
 /** First by class, then by priority, then by the order of joining; started and fresh are one class, started first. */
 function firstOf(model: readonly Named[], holdFresh: boolean): Named | null {
@@ -84,4 +92,41 @@ test('a waiter is reached without looking at the others (D14)', () => {
   }
   for (let time = 0; time < 100; time++) queue.peek(false)
   expect(looks).toBe(0)
+})
+
+test('waiters that come late stand at their place, whatever their order of coming', () => {
+  fc.assert(
+    fc.property(fc.uniqueArray(fc.nat(500), { maxLength: 60 }), fc.array(fc.nat(60)), (orders, removals) => {
+      const queue = createQueue<Named>()
+      const all = orders.map((order) => waiter(order, 0))
+      const left = new Set(all)
+      all.forEach((each, index) => {
+        queue.add(each, 'fresh')
+        const gone = all[removals[index] ?? -1]
+        if (gone === undefined || gone.lane === null) return
+        queue.remove(gone)
+        left.delete(gone)
+      })
+      const expected = [...left].sort((a, b) => a.order - b.order)
+      expect([...queue]).toEqual(expected)
+      expect(queue.size).toBe(expected.length)
+    }),
+    { numRuns: 200 },
+  )
+})
+
+test('tracks hold up no others: the earliest head of those that are not skipped is next, and merged they are one line', () => {
+  const queue = createQueue<Named>()
+  const all = [0, 1, 2, 3, 4, 5].map((name) => waiter(name, 0))
+  for (const each of all) queue.add(each, 'fresh')
+  for (const each of [0, 2]) queue.divert(all[each]!, 1)
+  queue.divert(all[1]!, 2)
+  const next = (...skipped: number[]): number | undefined => queue.peek(false, new Set(skipped))?.name
+  expect([next(), next(1), next(1, 2), next(0, 1, 2)]).toEqual([0, 1, 3, undefined])
+  expect([queue.size, queue.sizeOfTrack(1, false), queue.sizeOfTrack(1, true), queue.sizeOf('fresh')]).toEqual([
+    6, 2, 0, 6,
+  ])
+  queue.merge()
+  expect([...queue].map(({ name }) => name)).toEqual([0, 1, 2, 3, 4, 5])
+  expect(queue.sizeOfTrack(1, false)).toBe(0)
 })

@@ -1,0 +1,31 @@
+/**
+ * What a task asks of a server beyond its load, as bits: one comparison says whether an instance can run it.
+ */
+import type { CheckedSampling } from './task.ts'
+
+/** Every task needs `any`; an instance that lacks it takes no prompt of that kind at all. */
+export const NEED = {
+  any: 1,
+  minTokens: 2,
+  topK: 4,
+  minP: 8,
+  stopTokenIds: 16,
+  ignoreEos: 32,
+  /** Log-probabilities after temperature, where that changes them (decision 20). */
+  temperature: 64,
+} as const
+
+/** The forms in which a prompt can be sent. */
+export type PromptKind = 'ids' | 'text' | 'chat'
+
+export function needsOf({ minTokens, topK, minP, stopTokenIds, ignoreEos, temperature }: CheckedSampling): number {
+  return (
+    NEED.any |
+    (minTokens > 0 ? NEED.minTokens : 0) |
+    (topK > 0 ? NEED.topK : 0) |
+    (minP > 0 ? NEED.minP : 0) |
+    (stopTokenIds.length > 0 ? NEED.stopTokenIds : 0) |
+    (ignoreEos ? NEED.ignoreEos : 0) |
+    (temperature !== 1 ? NEED.temperature : 0)
+  )
+}
