@@ -20,6 +20,7 @@ import { confirmEnded } from './detach.ts'
 import { endPassing, mayPass, tellReleased } from './handover.ts'
 import { askAgain, blame } from './health.ts'
 import { basisOf, formFor } from './misfit.ts'
+import { paceOf } from './pace.ts'
 import { type Attempt, type Instance, isMember, type Run } from './run.ts'
 import { part } from './segment.ts'
 import { settle } from './settle.ts'
@@ -33,6 +34,7 @@ const REQUEST_DIGITS = 13
 /** Puts an attempt into the books. It sends nothing before `drive`, so that whoever is told of it in between may cancel it. */
 export function openAttempt(run: Run, sample: Sample, instance: Instance, lease: number, now: number): Attempt {
   const { controller, served } = takeController(run)
+  const beganAt = paceOf(run, sample).now()
   const attempt: Attempt = {
     requestId: `${run.runId}-${String(++run.lastRequest).padStart(REQUEST_DIGITS, '0')}`,
     instance,
@@ -44,6 +46,8 @@ export function openAttempt(run: Run, sample: Sample, instance: Instance, lease:
     version: run.version,
     firstTokenAt: null,
     lastTokenAt: now,
+    beganAt,
+    movedAt: beganAt,
     owner: sample,
     sample,
     produced: 0,
@@ -139,6 +143,7 @@ function receive(run: Run, attempt: Attempt, sample: Sample, chunk: Chunk): void
   const now = run.clock.now()
   attempt.instance.heardAt = now
   attempt.lastTokenAt = now
+  if (run.options.timeouts.progressMs !== null) attempt.movedAt = paceOf(run, sample).now()
   attempt.firstTokenAt ??= now
   sample.firstTokenAt ??= now
   const output = outputOf(sample)

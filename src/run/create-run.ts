@@ -12,6 +12,7 @@ import { createQueue } from '../scheduling/queue.ts'
 import { createCompletionSinks } from '../streams/completions.ts'
 import { createHub } from '../streams/hub.ts'
 import { safeLogger } from '../telemetry/logger.ts'
+import { createPaces, setPaces } from './pace.ts'
 import { place } from './placement.ts'
 import type { Run } from './run.ts'
 import { changed } from './tracks.ts'
@@ -55,13 +56,15 @@ export function createRun(options: CheckedOptions): Run {
     attempts: new Map(),
     parked: new Set(),
     tokenizing: new Map(),
-    deadlines: new Set(),
-    deadlineTimer: null,
+    paces: createPaces(clock),
     spareControllers: [],
     passing: null,
     counts: { submitted: 0, waiting: 0, running: 0, ended: { completed: 0, failed: 0, cancelled: 0, expired: 0 } },
     hub,
-    sinks: createCompletionSinks(() => wake(run, 'queue.changed')),
+    sinks: createCompletionSinks(() => {
+      setPaces(run)
+      if (!run.sinks.full) wake(run, 'queue.changed')
+    }),
     steps: 0,
     lastTask: 0,
     lastRequest: 0,

@@ -5,6 +5,7 @@
  */
 import { RolloutError } from '../errors.ts'
 import { bring, bringLater, bringUpToDate, type CheckedUpdate, type InstanceUpdate, isBehind } from './bring.ts'
+import { setPaces } from './pace.ts'
 import { quiet } from './quiet.ts'
 import type { Instance, Run } from './run.ts'
 import { unparkVersions } from './waitlist.ts'
@@ -37,6 +38,7 @@ function openGates(run: Run): void {
 }
 
 export function tellPhase(run: Run): void {
+  setPaces(run)
   run.hub.changed()
   if (run.hub.listens(null)) run.hub.tell({ type: 'run.phase', at: run.clock.now(), phase: phaseOf(run) }, null)
 }

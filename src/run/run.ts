@@ -12,6 +12,7 @@ import type { CheckedInstance, CheckedOptions } from '../options.ts'
 import type { Outcome, SegmentEnd } from '../rollout/completion.ts'
 import type { Account, Ledger } from '../rollout/ledger.ts'
 import type { LiveTask, Sample } from '../rollout/sample.ts'
+import type { TaskKind } from '../rollout/task.ts'
 import type { PlacementPolicy } from '../scheduling/policy.ts'
 import type { Queue } from '../scheduling/queue.ts'
 import type { CompletionSinks } from '../streams/completions.ts'
@@ -21,6 +22,7 @@ import type { SpareController } from './controllers.ts'
 import type { Feed } from './feed.ts'
 import type { Interruption } from './interrupt.ts'
 import type { Lacks } from './misfit.ts'
+import type { Pace } from './pace.ts'
 import type { Track } from './tracks.ts'
 
 /** One HTTP generation under one lease. */
@@ -38,6 +40,9 @@ export interface Attempt {
   readonly version: number | null
   firstTokenAt: number | null
   lastTokenAt: number
+  /** When it began and when it last moved, in time as deadlines count it. */
+  readonly beganAt: number
+  movedAt: number
   /** The sample it was begun for. */
   readonly owner: Sample
   /** Null once the sample has gone on without this attempt, which then only has its slot to give back. */
@@ -144,9 +149,8 @@ export interface Run {
   readonly parked: Set<Sample>
   /** Tasks that wait for token ids, in order of submission. */
   readonly tokenizing: Map<LiveTask, Tokenizing>
-  /** Samples that wait for their first slot under a deadline, oldest first. */
-  readonly deadlines: Set<Sample>
-  deadlineTimer: unknown
+  /** Time as deadlines count it, and what has one. */
+  readonly paces: Readonly<Record<TaskKind, Pace>>
   readonly spareControllers: SpareController[]
   /** The instance whose machine has not yet been told that a slot there was given back: the next sample may take it over. */
   passing: Instance | null

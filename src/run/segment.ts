@@ -21,7 +21,7 @@ export function part(
   attempt.reason = reason
   attempt.produced = end - attempt.start
   attempt.instance.totals.tokens += attempt.produced
-  sample.heldMs += now - attempt.placedAt
+  sample.heldMs += run.paces[sample.task.spec.kind].now() - attempt.beganAt
   if (end > attempt.start) sample.fruitless = 0
   else if (reason === 'failed' || reason === 'timedOut') sample.fruitless++
   if (end > attempt.start) label(attempt, sample, end, spans)

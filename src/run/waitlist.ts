@@ -84,8 +84,9 @@ export function count(run: Run, sample: Sample, status: 'waiting' | 'running'): 
 
 /** Ends the deadline of a sample that got its slot, or needs none any more. */
 export function metSlot(run: Run, sample: Sample): void {
-  if (run.deadlines.delete(sample) && run.deadlines.size === 0) {
-    run.clock.clearTimeout(run.deadlineTimer)
-    run.deadlineTimer = null
+  const pace = run.paces[sample.task.spec.kind]
+  if (pace.waiting.delete(sample) && pace.waiting.size === 0) {
+    run.clock.clearTimeout(pace.timer)
+    pace.timer = null
   }
 }

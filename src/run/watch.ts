@@ -1,6 +1,6 @@
 /**
  * Deadlines of a running attempt (decision 18): firstTokenMs, progressMs and totalMs, none by default. One timer an attempt,
- * armed for the nearest deadline and, when it fires early because tokens came, for the next one.
+ * armed for the nearest deadline and, when it fires early because tokens came or time stood still (pace.ts), for the next one.
  */
 import { RolloutError, type RolloutErrorCode } from '../errors.ts'
 import { waitAgain } from './again.ts'
@@ -11,14 +11,21 @@ import { settle } from './settle.ts'
 import { wake } from './wake.ts'
 
 interface Deadline {
+  /** In time that counts. */
   readonly at: number
   readonly code: RolloutErrorCode
   readonly option: string
 }
 
 export function watch(run: Run, attempt: Attempt): void {
-  const now = run.clock.now()
-  const { progressMs } = run.options.timeouts
+  const { firstTokenMs, progressMs, totalMs } = run.options.timeouts
+  if (firstTokenMs === null && progressMs === null && totalMs === null) return
+  const pace = run.paces[attempt.owner.task.spec.kind]
+  if (pace.stopped) {
+    pace.halted.add(attempt)
+    return
+  }
+  const now = pace.now()
   const at = Math.min(
     nearest(run, attempt)?.at ?? Number.POSITIVE_INFINITY,
     // It begins with the first token, of which nobody tells the timer: it looks.
@@ -28,7 +35,7 @@ export function watch(run: Run, attempt: Attempt): void {
   attempt.watch = run.clock.setTimeout(() => {
     if (attempt.sample === null) return
     const due = nearest(run, attempt)
-    if (due !== null && due.at <= run.clock.now()) expire(run, attempt, due)
+    if (due !== null && due.at <= pace.now()) expire(run, attempt, due)
     else watch(run, attempt)
   }, at - now)
 }
@@ -37,13 +44,13 @@ function nearest(run: Run, attempt: Attempt): Deadline | null {
   const { firstTokenMs, progressMs, totalMs } = run.options.timeouts
   const deadlines: Deadline[] = []
   if (totalMs !== null && attempt.sample !== null) {
-    deadlines.push({ at: attempt.placedAt + totalMs - attempt.sample.heldMs, code: 'TOTAL_TIMEOUT', option: 'totalMs' })
+    deadlines.push({ at: attempt.beganAt + totalMs - attempt.sample.heldMs, code: 'TOTAL_TIMEOUT', option: 'totalMs' })
   }
   if (attempt.firstTokenAt === null) {
     if (firstTokenMs !== null)
-      deadlines.push({ at: attempt.placedAt + firstTokenMs, code: 'FIRST_TOKEN_TIMEOUT', option: 'firstTokenMs' })
+      deadlines.push({ at: attempt.beganAt + firstTokenMs, code: 'FIRST_TOKEN_TIMEOUT', option: 'firstTokenMs' })
   } else if (progressMs !== null) {
-    deadlines.push({ at: attempt.lastTokenAt + progressMs, code: 'PROGRESS_TIMEOUT', option: 'progressMs' })
+    deadlines.push({ at: attempt.movedAt + progressMs, code: 'PROGRESS_TIMEOUT', option: 'progressMs' })
   }
   return deadlines.reduce<Deadline | null>((first, each) => (first === null || each.at < first.at ? each : first), null)
 }

@@ -26,8 +26,8 @@ interface Sink {
   ended: boolean
 }
 
-/** `onRoom` is called when the last full sink has room again. */
-export function createCompletionSinks(onRoom: () => void): CompletionSinks {
+/** `onChange` is called when the first sink is full, and when the last full one has room again. */
+export function createCompletionSinks(onChange: () => void): CompletionSinks {
   const sinks = new Set<Sink>()
   let full = 0
   let closed = false
@@ -37,7 +37,7 @@ export function createCompletionSinks(onRoom: () => void): CompletionSinks {
     if (isFull === sink.full) return
     sink.full = isFull
     full += isFull ? 1 : -1
-    if (full === 0) onRoom()
+    if (full === 0 || (isFull && full === 1)) onChange()
   }
   /** Lets every waiting `next()` look again; those that find nothing wait anew. */
   function wake(sink: Sink): void {

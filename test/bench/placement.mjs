@@ -66,7 +66,8 @@ function decisions(policy, instances, { share, inOrder = false, queue }) {
 }
 
 const queue = /** @type {WaiterQueue} */ (createQueue())
-for (let index = 0; index < QUEUED; index++) queue.add({ priority: 0, lane: null, before: null, after: null }, 'fresh')
+for (let index = 0; index < QUEUED; index++)
+  queue.add({ priority: 0, order: 0, track: 0, lane: null, before: null, after: null }, 'fresh')
 
 const cases = FLEETS.flatMap((instances) => [
   { instances, load: 'half full', run: decisions(leastRequest(), instances, { share: 0.5 }) },

@@ -119,7 +119,10 @@ export function watchInvariants(
     must(turn === 0 || run.policy.name.includes('strict'), () => `I7: ${turn} samples wait for their turn`)
     must(phase === 0 || view.phase !== 'rollout', () => `I7: ${phase} samples wait for the phase, it is ${view.phase}`)
     must(backPressure === 0 || run.sinks.full, () => `I7: ${backPressure} samples are held by readers with room`)
-    must(version + backoff + carried + tokenizing === run.parked.size, () => 'I7: parked samples and their reasons differ')
+    must(
+      version + backoff + carried + tokenizing === run.parked.size,
+      () => 'I7: parked samples and their reasons differ',
+    )
   }
 
   /** Where instances differ: none that can run the sample has a free slot. */
@@ -140,8 +143,8 @@ export function watchInvariants(
       attempts: run.attempts.size,
       parked: run.parked.size,
       tokenizing: run.tokenizing.size,
-      deadlines: run.deadlines.size,
-      deadlineTimer: run.deadlineTimer === null ? 0 : 1,
+      deadlines: run.paces.rollout.waiting.size + run.paces.evaluation.waiting.size,
+      deadlineTimers: [run.paces.rollout, run.paces.evaluation].filter(({ timer }) => timer !== null).length,
       held: run.ledger.held,
       leases: leases.size,
       onIdle: run.onIdle.size,

@@ -8,7 +8,9 @@ import { createCompletionSinks } from '../../src/streams/completions.ts'
 const completion = (id: string) => ({ id }) as Completion
 function sinks() {
   let rooms = 0
-  const made = createCompletionSinks(() => void rooms++)
+  const made = createCompletionSinks(() => {
+    if (!made.full) rooms++
+  })
   return {
     ...made,
     get full() {
