@@ -31,6 +31,9 @@ import { guard, unguard } from './watchdog.ts'
 /** Wide enough for 10^13 attempts: fixed width keeps ids from being prefixes of one another (F11). */
 const REQUEST_DIGITS = 13
 
+/** A stranger's clean-up ends a request once or twice; with five attempts allowed a sample outlives 19 of them, over a minute. */
+const ABORTS_PER_ATTEMPT = 4
+
 /** Puts an attempt into the books. It sends nothing before `drive`, so that whoever is told of it in between may cancel it. */
 export function openAttempt(run: Run, sample: Sample, instance: Instance, lease: number, now: number): Attempt {
   const { controller, served } = takeController(run)
@@ -186,14 +189,22 @@ function saysOtherWeights(run: Run, attempt: Attempt, last: Chunk): boolean {
 }
 
 /**
- * We, or somebody else, ended it at the engine: it resumes, and an interruption never counts against it (decision 16). If it was not us and
- * there is no new token, the server is taken for busy, and asked again after a backoff.
+ * We, or somebody else, ended it at the engine: it resumes, and an interruption of ours never counts against it (decision 16). If it was not
+ * us and there is no new token, the server is taken for busy, and asked again after a backoff; so many in a row count as one attempt, or a
+ * server that ends everything would be asked for ever.
  */
 function interrupted(run: Run, attempt: Attempt, sample: Sample, last: Chunk): void {
   part(run, attempt, sample, 'interrupted', last.versions)
   attempt.instance.totals.interrupted++
-  sample.busy = attempt.produced > 0 || attempt.interruption !== null ? 0 : sample.busy + 1
-  waitAgain(run, attempt, sample, 'interrupted', sample.busy === 0 ? 0 : backoffMs(sample.busy))
+  const isEmpty = attempt.produced === 0 && attempt.interruption === null
+  sample.busy = isEmpty ? sample.busy + 1 : 0
+  if (isEmpty) sample.fruitless += 1 / ABORTS_PER_ATTEMPT
+  if (isEmpty && sample.fruitless >= run.options.attempts) {
+    const text = `instance ${attempt.instance.id} ended the request before its first token`
+    exhaust(run, sample, new RolloutError('TRANSPORT', text, { instance: attempt.instance.id }))
+  } else {
+    waitAgain(run, attempt, sample, 'interrupted', isEmpty ? backoffMs(sample.busy) : 0)
+  }
   giveBack(run, attempt)
 }
 

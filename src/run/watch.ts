@@ -77,7 +77,7 @@ function expire(run: Run, attempt: Attempt, { code, option }: Deadline): void {
       'failed',
       new RolloutError(
         'ATTEMPTS_EXHAUSTED',
-        `${sample.fruitless} attempts in a row of ${sample.task.id}/${sample.index} yielded no new token`,
+        `${run.options.attempts} attempts in a row of ${sample.task.id}/${sample.index} yielded no new token`,
         { cause: error },
       ),
     )

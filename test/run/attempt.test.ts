@@ -177,10 +177,11 @@ test.each([{ progressMs: 100 }, { progressMs: 100, totalMs: 3_600_000, firstToke
   },
 )
 
-test('requests that strangers abort without a token never count, and are sent again after a growing backoff (decision 16)', async () => {
-  const simulation = simulate([], { retry: { attempts: 2 } })
+test('requests that strangers abort without a token are sent again after a growing backoff, and four count as one attempt (decision 16)', async () => {
+  const simulation = simulate([], { retry: { attempts: 3 } })
   const { clock, supervisor } = simulation
   const sent: number[] = []
+  let ended = 8
   const chunk = { tokenIds: [], logprobs: [], text: null, versions: null, finishReason: 'abort' as const }
   const engine: DriverFactory = (options) => {
     const driver = scripted([chunk])(options)
@@ -188,7 +189,7 @@ test('requests that strangers abort without a token never count, and are sent ag
       ...driver,
       async *generate(request, signal) {
         sent.push(clock.now())
-        if (sent.length <= 8) yield* driver.generate(request, signal)
+        if (sent.length <= ended) yield* driver.generate(request, signal)
         else yield { ...chunk, tokenIds: [1], logprobs: [-1], finishReason: 'stop' as const }
       },
     }
@@ -198,5 +199,8 @@ test('requests that strangers abort without a token never count, and are sent ag
   const { completions } = await clock.run(supervisor.submit({ prompt: [9] }).result)
   expect(completions[0]).toMatchObject({ outcome: 'completed', error: null })
   expect(sent.slice(1).map((at, index) => at - sent[index]!)).toEqual([100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000])
+  ended = Number.POSITIVE_INFINITY
+  const [exhausted] = (await clock.run(supervisor.submit({ prompt: [9] }).result)).completions
+  expect([exhausted!.error!.code, exhausted!.segments.length]).toEqual(['ATTEMPTS_EXHAUSTED', 12])
   expect(await closeSimulation(simulation)).toBe(0)
 })
