@@ -10,7 +10,7 @@ const TABLE = {
     means: 'createSupervisor or a handle method was given options that cannot be used',
   },
   INVALID_TASK: { retryable: false, means: 'a task cannot be run as given; nothing of it was admitted' },
-  DUPLICATE_TASK: { retryable: false, means: 'a task with this id is still live' },
+  DUPLICATE_TASK: { retryable: false, means: 'a task or episode with this id is still live' },
   DUPLICATE_INSTANCE: { retryable: false, means: 'an instance with this id or url is already in the fleet' },
   UNKNOWN_INSTANCE: { retryable: false, means: 'no instance of the fleet has this id' },
   UNKNOWN_LEASE: { retryable: false, means: 'the lease was never granted, or was released before' },
@@ -35,6 +35,12 @@ const TABLE = {
   ALL_REJECTED: { retryable: false, means: 'no group of a batch could be used: all were rejected or failed' },
   SOURCE_FAILED: { retryable: false, means: 'a source of tasks threw, or yielded what is no task' },
   ACCEPT_FAILED: { retryable: false, means: 'accept threw, or gave no answer, about a group' },
+  EPISODE_FAILED: { retryable: true, means: 'the code of an episode threw' },
+  EPISODE_TIMEOUT: { retryable: true, means: 'an episode had not ended within its timeoutMs' },
+  EPISODE_MISUSE: {
+    retryable: false,
+    means: 'the code of an episode generated after its end or twice at once, or left a turn without waiting for it',
+  },
   UPDATE_FAILED: { retryable: true, means: 'a weight update failed on too many instances' },
   POLICY_FAILED: { retryable: false, means: 'a user policy threw or answered with an instance that cannot take work' },
 } as const

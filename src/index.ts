@@ -31,8 +31,10 @@ export type {
   SegmentEnd,
   VersionSpan,
 } from './rollout/completion.ts'
+export type { EpisodeCode, EpisodeOptions, EpisodeResult, EpisodeSession, TurnRequest } from './rollout/episode.ts'
 export type { Group } from './rollout/group.ts'
 export type { ChatMessage, Prompt, Sampling, Task, TaskKind } from './rollout/task.ts'
+export type { Trajectory, Turn } from './rollout/trajectory.ts'
 export type { BatchesOptions } from './run/batch-options.ts'
 export type { InstanceUpdate, UpdateStep } from './run/bring.ts'
 export type { BatchesView } from './run/feed.ts'
@@ -53,6 +55,7 @@ export type { InstanceLoad, Placeable, PlacementPolicy } from './scheduling/poli
 export type { RolloutEvent, TokensEvent } from './streams/task-events.ts'
 export { type CompletionsOptions, createSupervisor, type Supervisor, type WeightUpdateOptions } from './supervisor.ts'
 export type {
+  EpisodeEvent,
   InstanceEvent,
   InstanceState,
   Phase,

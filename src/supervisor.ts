@@ -7,8 +7,10 @@ import { messageOf, RolloutError } from './errors.ts'
 import { checkInstance, checkOptions, type InstanceOptions, type SupervisorOptions } from './options.ts'
 import { show } from './problems.ts'
 import type { Batch } from './rollout/batch.ts'
+import { checkEpisode } from './rollout/check-episode.ts'
 import { checkTask } from './rollout/check-task.ts'
 import type { Completion } from './rollout/completion.ts'
+import type { EpisodeCode, EpisodeOptions, EpisodeResult } from './rollout/episode.ts'
 import type { Group } from './rollout/group.ts'
 import type { Task } from './rollout/task.ts'
 import { type BatchesOptions, checkBatches } from './run/batch-options.ts'
@@ -16,6 +18,7 @@ import { openBatches } from './run/batches.ts'
 import type { CheckedUpdate } from './run/bring.ts'
 import { closeRun } from './run/close.ts'
 import { createRun } from './run/create-run.ts'
+import { runEpisode } from './run/episode.ts'
 import { drain, join, probe } from './run/fleet.ts'
 import { admit, hasFreeSlot, withdraw } from './run/intake.ts'
 import { type RolloutOptions, rolloutBatch } from './run/on-policy.ts'
@@ -129,6 +132,18 @@ export class Supervisor {
   }
 
   /**
+   * Runs the code of an episode: turns of a policy with tools and environments in between, joined to one trajectory. No slot is held between turns.
+   * Resolves with one result whatever happens, also to what the code throws.
+   * @throws RolloutError INVALID_OPTIONS, DUPLICATE_TASK or CLOSED: nothing has begun
+   */
+  async episode<T, M = unknown>(
+    code: EpisodeCode<T, M>,
+    options: EpisodeOptions<M> = {},
+  ): Promise<EpisodeResult<T, M>> {
+    return runEpisode(this.#run, code, checkEpisode(code, options))
+  }
+
+  /**
    * Submits the task if its first sample gets a slot at once; otherwise nothing has happened, and the answer is null. Text and chat messages
    * are made into token ids first: they are taken where a slot is free that no such task before them waits for.
    */
@@ -235,7 +250,7 @@ export class Supervisor {
     return this.#run.actor
   }
 
-  /** Resolves when nothing is waiting or running; groups that were carried over to the next `rollout()` do not count. */
+  /** Resolves when nothing is waiting or running and no episode is left; groups that were carried over to the next `rollout()` do not count. */
   async drainAll(options: { readonly signal?: AbortSignal } = {}): Promise<void> {
     const run = this.#run
     const signal = checkCall('drainAll', ['signal'], options, (report) => checkSignal(report, options.signal))

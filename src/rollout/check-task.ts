@@ -6,7 +6,18 @@ import { RolloutError } from '../errors.ts'
 import { isRecord, type Problem, problemList, type Report, rejectUnknownKeys, show } from '../problems.ts'
 import { type CheckedSampling, type CheckedTask, MAX_SAMPLES, type Prompt, type Task } from './task.ts'
 
-const TASK_KEYS = ['prompt', 'sampling', 'samples', 'kind', 'id', 'priority', 'minVersion', 'meta', 'signal'] as const
+const TASK_KEYS = [
+  'prompt',
+  'sampling',
+  'samples',
+  'kind',
+  'id',
+  'priority',
+  'sessionId',
+  'minVersion',
+  'meta',
+  'signal',
+] as const
 const SAMPLING_KEYS = [
   'maxTokens',
   'minTokens',
@@ -70,17 +81,24 @@ export function checkTask(task: Task, vocabularySize: number | null): CheckedTas
     samples: checkInteger(report, 'samples', task.samples, { min: 1, max: MAX_SAMPLES }, 1),
     kind: checkOneOf(report, 'kind', task.kind, ['rollout', 'evaluation'], 'rollout'),
     priority: checkNumber(report, 'priority', task.priority, {}, 0),
+    sessionId: checkName(report, 'sessionId', task.sessionId),
     minVersion: checkInteger(report, 'minVersion', task.minVersion, { min: 0 }, null),
     meta: task.meta,
     signal: task.signal,
   }
-  if (task.id !== undefined && (typeof task.id !== 'string' || task.id === '' || task.id.length > MAX_ID_LENGTH)) {
-    report('id', `a string of 1 to ${MAX_ID_LENGTH} characters`, show(task.id))
-  }
+  checkName(report, 'id', task.id)
   if (task.signal !== undefined && !(task.signal instanceof AbortSignal))
     report('signal', 'an AbortSignal', show(task.signal))
   if (problems.length > 0) throw invalid(problems)
   return checked
+}
+
+/** An id that the user gives to something, or null. */
+export function checkName(report: Report, path: string, name: unknown): string | null {
+  if (name === undefined) return null
+  if (typeof name === 'string' && name !== '' && name.length <= MAX_ID_LENGTH) return name
+  report(path, `a string of 1 to ${MAX_ID_LENGTH} characters`, show(name))
+  return null
 }
 
 function invalid(problems: readonly Problem[]): RolloutError {
@@ -124,7 +142,8 @@ function checkTokenIds(ids: readonly number[] | Int32Array, path: string, report
   return largest
 }
 
-function checkSampling(sampling: unknown, report: Report): CheckedSampling {
+/** Of a task, or of the turns of an episode. */
+export function checkSampling(sampling: unknown, report: Report): CheckedSampling {
   if (!isRecord(sampling)) {
     report('sampling', 'an object', show(sampling))
     return DEFAULT_SAMPLING

@@ -4,6 +4,7 @@
  */
 import type { Completion, LogprobBasis, Segment, VersionSpan } from './completion.ts'
 import type { Group } from './group.ts'
+import type { Session } from './session.ts'
 import type { CheckedTask } from './task.ts'
 import type { Waiter } from './waiter.ts'
 
@@ -26,6 +27,10 @@ export interface LiveTask {
   maxTokenId: number
   /** What it asks of a server, as bits of NEED. */
   readonly needs: number
+  /** Of the conversation that it belongs to. */
+  readonly session: Session | null
+  /** The episode that it is a turn of. */
+  readonly episode: string | null
   /** Set when somebody waits for the group. */
   resolve: ((group: Group) => void) | null
   group: Group | null

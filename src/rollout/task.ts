@@ -47,6 +47,11 @@ export interface Task<M = unknown> {
   readonly id?: string
   /** Larger runs first within its class. @default 0 */
   readonly priority?: number
+  /**
+   * Name of the conversation that it belongs to: it is given to the instance where the session ran last, which has its prefix in the cache, while
+   * that has a free slot, and else to whichever the policy picks. @default none
+   */
+  readonly sessionId?: string
   /** Smallest weight version that may sample this task. @default any */
   readonly minVersion?: number
   /** Handed back untouched with every completion. */
@@ -64,6 +69,7 @@ export interface CheckedTask {
   readonly samples: number
   readonly kind: TaskKind
   readonly priority: number
+  readonly sessionId: string | null
   readonly minVersion: number | null
   readonly meta: unknown
   readonly signal: AbortSignal | undefined

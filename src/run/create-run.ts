@@ -9,6 +9,7 @@ import type { CheckedOptions, SupervisorOptions } from '../options.ts'
 import { createLedger } from '../rollout/ledger.ts'
 import { createPolicy } from '../scheduling/policies.ts'
 import { createQueue } from '../scheduling/queue.ts'
+import { createSessions } from '../scheduling/sessions.ts'
 import { createCompletionSinks } from '../streams/completions.ts'
 import { createHub } from '../streams/hub.ts'
 import { safeLogger } from '../telemetry/logger.ts'
@@ -60,6 +61,8 @@ export function createRun(options: CheckedOptions): Run {
     spareControllers: [],
     passing: null,
     counts: { submitted: 0, waiting: 0, running: 0, ended: { completed: 0, failed: 0, cancelled: 0, expired: 0 } },
+    sessions: createSessions(),
+    episodes: { live: new Map(), submitted: 0, ended: { completed: 0, failed: 0, cancelled: 0, expired: 0 }, last: 0 },
     hub,
     sinks: createCompletionSinks(() => {
       setPaces(run)

@@ -8,6 +8,7 @@ import type { Completion } from '../rollout/completion.ts'
 import type { Group } from '../rollout/group.ts'
 import { needsOf } from '../rollout/needs.ts'
 import { createSample, type LiveTask, type Sample } from '../rollout/sample.ts'
+import type { Session } from '../rollout/session.ts'
 import type { CheckedTask, Task } from '../rollout/task.ts'
 import { expectSlot } from './deadline.ts'
 import { detach } from './detach.ts'
@@ -17,17 +18,25 @@ import { needsTokens, tokenize } from './tokenize.ts'
 import { enqueue, laneOf, metSlot, park, stopTokenizing, tellQueued, unpark } from './waitlist.ts'
 import { wake } from './wake.ts'
 
+/** What makes a task the turn of an episode. */
+export interface TurnOf {
+  readonly episode: string
+  readonly session: Session
+  /** True for all but the first: they are not new work, and no back-pressure holds them. */
+  readonly goesOn: boolean
+}
+
 /** Admits a task whole: all its samples wait from now on. */
-export function admit(run: Run, task: Task): LiveTask {
+export function admit(run: Run, task: Task, turn: TurnOf | null = null): LiveTask {
   mustBeOpen(run, 'submit')
   const spec = checkTask(task, run.vocabularySize)
-  const live = enter(run, task.id, spec)
+  const live = enter(run, task.id, spec, turn)
   wake(run, 'task.submitted')
   return live
 }
 
 /** The same for a task that has been checked, without asking for a placement step. */
-export function enter(run: Run, ownId: string | undefined, spec: CheckedTask): LiveTask {
+export function enter(run: Run, ownId: string | undefined, spec: CheckedTask, turn: TurnOf | null = null): LiveTask {
   const id = ownId ?? freshId(run)
   if (run.tasks.has(id)) {
     throw new RolloutError(
@@ -42,11 +51,13 @@ export function enter(run: Run, ownId: string | undefined, spec: CheckedTask): L
     samples: new Array<Sample>(spec.samples),
     completions: new Array<Completion>(spec.samples),
     ended: 0,
-    started: false,
+    started: turn?.goesOn === true,
     carried: false,
     promptTokenIds: null,
     maxTokenId: spec.maxTokenId,
     needs: needsOf(spec.sampling),
+    session: turn?.session ?? (spec.sessionId === null ? null : run.sessions.open(spec.sessionId)),
+    episode: turn?.episode ?? null,
     resolve: null,
     group: null,
     listeners: null,

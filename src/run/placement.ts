@@ -5,6 +5,7 @@
  * diverted, once, to those that can (tracks.ts).
  */
 import { restart, type Sample, tokenCount } from '../rollout/sample.ts'
+import type { Session } from '../rollout/session.ts'
 import { hasRoom } from '../scheduling/policy.ts'
 import type { WaitReason } from '../telemetry/events.ts'
 import { drive, openAttempt } from './attempt.ts'
@@ -27,13 +28,7 @@ export function place(run: Run): void {
       if (refill(run)) continue
       return
     }
-    const id = pick(run, sample, {
-      taskId: sample.task.id,
-      sample: sample.index,
-      kind: sample.task.spec.kind,
-      priority: sample.priority,
-      resumedTokens: tokenCount(sample),
-    })
+    const id = choose(run, sample)
     if (id === null) {
       if (run.tracks.length === 0) return
       full ??= new Set()
@@ -74,6 +69,29 @@ function refill(run: Run): boolean {
     return true
   }
   return false
+}
+
+/** The instance that has the prefix of its session, while it has room; else the policy's choice, so that nobody waits for a prefix (I7). */
+function choose(run: Run, sample: Sample): string | null {
+  const { task } = sample
+  const preferred = task.session === null ? null : prefixOf(run, task.session)
+  if (preferred !== null && run.policy.sticky !== false) {
+    const instance = run.instances.get(preferred)
+    if (instance !== undefined && hasRoom(instance.account) && formFor(task, instance) !== null) return preferred
+  }
+  return pick(run, sample, {
+    taskId: task.id,
+    sample: sample.index,
+    kind: task.spec.kind,
+    priority: sample.priority,
+    resumedTokens: tokenCount(sample),
+    preferred,
+  })
+}
+
+/** New weights have emptied every cache. */
+function prefixOf(run: Run, { instance, version }: Session): string | null {
+  return version === run.version ? instance : null
 }
 
 /** Why a waiting sample does not run, from the closed union of I7. */

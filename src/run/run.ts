@@ -15,10 +15,12 @@ import type { LiveTask, Sample } from '../rollout/sample.ts'
 import type { TaskKind } from '../rollout/task.ts'
 import type { PlacementPolicy } from '../scheduling/policy.ts'
 import type { Queue } from '../scheduling/queue.ts'
+import type { Sessions } from '../scheduling/sessions.ts'
 import type { CompletionSinks } from '../streams/completions.ts'
 import type { Hub } from '../streams/hub.ts'
 import type { Logger } from '../telemetry/logger.ts'
 import type { SpareController } from './controllers.ts'
+import type { LiveEpisode } from './episode.ts'
 import type { Feed } from './feed.ts'
 import type { Interruption } from './interrupt.ts'
 import type { Lacks } from './misfit.ts'
@@ -128,6 +130,15 @@ export interface Counts {
   readonly ended: Record<Outcome, number>
 }
 
+/** Episodes: submitted = live + the sum of ended. */
+export interface Episodes {
+  readonly live: Map<string, LiveEpisode>
+  submitted: number
+  readonly ended: Record<Outcome, number>
+  /** Of the ids that we give. */
+  last: number
+}
+
 export interface LastUpdate {
   readonly version: number
   readonly apply: (instance: Instance, signal: AbortSignal) => Promise<void>
@@ -155,6 +166,8 @@ export interface Run {
   /** The instance whose machine has not yet been told that a slot there was given back: the next sample may take it over. */
   passing: Instance | null
   readonly counts: Counts
+  readonly sessions: Sessions
+  readonly episodes: Episodes
   readonly hub: Hub
   readonly sinks: CompletionSinks
   /** Number of placement steps taken: events to the supervisor's actor that led to `place`. */
@@ -210,9 +223,9 @@ export function isMember(run: Run, instance: Instance): boolean {
   return !run.closing && run.instances.get(instance.id) === instance
 }
 
-/** True when nothing runs, and nothing waits that will run by itself. */
+/** True when nothing runs, episodes that are between two turns included, and nothing waits that will run by itself. */
 export function isIdle(run: Run): boolean {
-  return run.counts.waiting + run.counts.running === run.carriedSamples
+  return run.counts.waiting + run.counts.running === run.carriedSamples && run.episodes.live.size === 0
 }
 
 export function mustBeOpen(run: Run, method: string): void {

@@ -4,6 +4,7 @@
 import type { WireSpan } from '../engines/driver.ts'
 import type { SegmentEnd } from '../rollout/completion.ts'
 import { addSegment, addSpan, outputOf, type Sample, tokenCount } from '../rollout/sample.ts'
+import { noteAttempt } from '../scheduling/sessions.ts'
 import type { Attempt, Run } from './run.ts'
 
 /** Separates sample and attempt: writes the segment, labels its tokens, and counts what the attempt was good for. */
@@ -24,6 +25,8 @@ export function part(
   sample.heldMs += run.paces[sample.task.spec.kind].now() - attempt.beganAt
   if (end > attempt.start) sample.fruitless = 0
   else if (reason === 'failed' || reason === 'timedOut') sample.fruitless++
+  const { session } = sample.task
+  if (session !== null) noteAttempt(session, attempt.instance.id, attempt.version, reason)
   if (end > attempt.start) label(attempt, sample, end, spans)
   addSegment(sample, {
     instance: attempt.instance.id,

@@ -44,7 +44,8 @@ export function settle(
     )
   }
   run.hub.completions.next(completion)
-  if (task.spec.kind === 'rollout') run.sinks.push(completion)
+  // What an episode yields is its trajectory.
+  if (task.spec.kind === 'rollout' && task.episode === null) run.sinks.push(completion)
   // Whoever was just told may have cancelled the rest of the task, and with it closed it.
   if (task.ended === task.samples.length && task.group === null) close(run, task)
   run.hub.changed()

@@ -52,6 +52,12 @@ export interface FleetView {
   }
   /** Open streams of batches, in no order that matters. */
   readonly batches: readonly BatchesView[]
+  /** Episodes: submitted = running + the sum of ended. One that waits for its tools is running too. */
+  readonly episodes: {
+    readonly submitted: number
+    readonly running: number
+    readonly ended: Readonly<Record<Outcome, number>>
+  }
   /** Placement steps taken so far. */
   readonly placementSteps: number
 }
@@ -110,6 +116,11 @@ export function viewFleet(run: Run): FleetView {
     waiting,
     conservation: { submitted, waiting: run.counts.waiting, running, ended: { ...ended } },
     batches: [...run.feeds].map((feed) => feed.view()),
+    episodes: {
+      submitted: run.episodes.submitted,
+      running: run.episodes.live.size,
+      ended: { ...run.episodes.ended },
+    },
     placementSteps: run.steps,
   }
 }

@@ -42,6 +42,7 @@ function guarded(policy: PlacementPolicy, onFault: (message: string, cause: unkn
   }
   return {
     name: policy.name,
+    sticky: policy.sticky !== false,
     add(instance) {
       loads.set(instance.id, instance)
       spare.add(instance)

@@ -31,11 +31,18 @@ export interface Placeable {
    * whether that one can. A policy may leave it aside: where its choice does not fit, least-request over those that do decides.
    */
   readonly fits?: (id: string) => boolean
+  /** The instance that has the prefix of its session, or null. It may be full or gone. */
+  readonly preferred: string | null
 }
 
 /** Chooses the instance of the next sample. Implement it to place by rules of your own. */
 export interface PlacementPolicy {
   readonly name: string
+  /**
+   * Whether a sample goes to the instance that has the prefix of its session, while that has a free slot, without `pick` being asked. With `false`
+   * every sample is picked, and may be picked by its `preferred`. @default true
+   */
+  readonly sticky?: boolean
   add(instance: InstanceLoad): void
   remove(id: string): void
   /** The instance's limit or running count changed. */

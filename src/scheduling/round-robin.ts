@@ -3,7 +3,7 @@
  *
  * Plain, an instance that cannot take work is skipped. Strict, only the next in order may take the next sample, and all
  * others wait for it: that is the predecessor's cost, kept to be measured; only instances that take no work at all
- * (limit 0) are passed over.
+ * (limit 0) are passed over, and sessions are not kept together.
  *
  * A ring of slots in joining order. Plain pick looks for the next slot with room through a bitmap tree, so it is O(log n)
  * even when most of a large fleet is full:
@@ -64,6 +64,7 @@ export function roundRobin(options: { readonly strict?: boolean } = {}): Placeme
 
   return {
     name: strict ? 'round-robin (strict)' : 'round-robin',
+    sticky: !strict,
     add(instance) {
       if (slots.length + 1 >= size) rebuild()
       at.set(instance.id, slots.length)

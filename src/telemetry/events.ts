@@ -67,5 +67,12 @@ export type RunEvent = At &
     | { readonly type: 'run.fault'; readonly error: RolloutError }
   )
 
+/** Something happened to an episode. What happens to its turns, the tasks `<id>#1` and so on, is told as of any sample. */
+export type EpisodeEvent = At & { readonly episodeId: string; readonly kind: TaskKind } & (
+    | { readonly type: 'episode.began' }
+    /** `turns` counts all that were begun, `tokens` those of the trajectory. */
+    | { readonly type: 'episode.ended'; readonly outcome: Outcome; readonly turns: number; readonly tokens: number }
+  )
+
 /** Anything that `events$` carries. */
-export type SupervisorEvent = SampleEvent | InstanceEvent | RunEvent
+export type SupervisorEvent = SampleEvent | EpisodeEvent | InstanceEvent | RunEvent

@@ -32,7 +32,7 @@ const PREDECESSOR = new Map([
   [1_024, 3_300],
 ])
 /** @type {import('../../dist/src/scheduling/policy.js').Placeable} */
-const SAMPLE = { taskId: 'task', sample: 0, kind: 'rollout', priority: 0, resumedTokens: 0 }
+const SAMPLE = { taskId: 'task', sample: 0, kind: 'rollout', priority: 0, resumedTokens: 0, preferred: null }
 
 /**
  * Makes BATCH decisions on a fleet of its own. Slots are given back at random, but in order of granting for the strict order, which

@@ -109,7 +109,7 @@ test('one error lists every problem, with path, expected and found', () => {
     problemsOf({ prompt: '', samples: 0, kind: 'eval', sampling: { maxTokens: Number.NaN }, prio: 1 }),
   ).toMatchInlineSnapshot(`
     [
-      "prio: one of prompt, sampling, samples, kind, id, priority, minVersion, meta, signal; an unknown key",
+      "prio: one of prompt, sampling, samples, kind, id, priority, sessionId, minVersion, meta, signal; an unknown key",
       "prompt: text that is not empty; "" (string)",
       "sampling.maxTokens: an integer of at least 1; NaN (number)",
       "samples: an integer from 1 to 1024; 0 (number)",
@@ -149,6 +149,7 @@ test('what is left out gets its documented default', () => {
         "topK": -1,
         "topP": 1,
       },
+      "sessionId": null,
       "signal": undefined,
     }
   `)

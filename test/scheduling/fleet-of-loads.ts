@@ -5,7 +5,14 @@ import fc from 'fast-check'
 import { createLedger } from '../../src/rollout/ledger.ts'
 import type { InstanceLoad, Placeable, PlacementPolicy } from '../../src/scheduling/policy.ts'
 
-export const sample: Placeable = { taskId: 't', sample: 0, kind: 'rollout', priority: 0, resumedTokens: 0 }
+export const sample: Placeable = {
+  taskId: 't',
+  sample: 0,
+  kind: 'rollout',
+  priority: 0,
+  resumedTokens: 0,
+  preferred: null,
+}
 
 export type Step =
   | { readonly type: 'add'; readonly limit: number; readonly weight: number }
