@@ -10,7 +10,7 @@
 import type { RolloutError } from '../errors.ts'
 import { isRecord } from '../problems.ts'
 import type { CheckedSampling } from '../rollout/task.ts'
-import type { ChunkDecoder } from './chunk-stream.ts'
+import type { ChunkDecoder } from './chunk-reader.ts'
 import type { Chunk } from './driver.ts'
 import { excerpt, messageIn, type Peer, streamFault } from './faults.ts'
 import { asRecord, asRecords, type Json } from './json.ts'

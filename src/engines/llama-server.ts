@@ -3,8 +3,8 @@
  * their sockets, has no pause and no versions, and changes its weights only by a restart. One call is one try (driver.ts).
  * What its routes answer was seen on a real build (test/e2e/engines).
  */
-import { chunkStream } from './chunk-stream.ts'
-import type { Chunk, DriverOptions, EngineDriver, GenerateRequest } from './driver.ts'
+import { generateBy } from './direct.ts'
+import type { DriverOptions, EngineDriver, GenerateRequest } from './driver.ts'
 import { fault } from './faults.ts'
 import { asRecord } from './json.ts'
 import { llamaServerDecoder } from './llama-server-events.ts'
@@ -30,12 +30,12 @@ export function createLlamaServerDriver(options: DriverOptions): EngineDriver {
     load: (signal) => readLoad(transport, loadRoute ?? '/metrics', signal),
     weightVersion: () => Promise.resolve(null),
     refuses,
-    generate(request, signal): AsyncIterable<Chunk> {
+    generate: generateBy((request) => {
       const refusal = refuses(request)
       if (refusal !== null) throw fault('REQUEST_REJECTED', peer, `POST ${COMPLETION}: ${refusal}`)
       const decoder = llamaServerDecoder(peer, request.sampling)
-      return chunkStream({ transport, clock, path: COMPLETION, body: completionBody(request), signal, decoder })
-    },
+      return { transport, clock, path: COMPLETION, body: completionBody(request), decoder }
+    }),
     /** It has no route for this: closing the socket of the stream ends the request. */
     abort: () => Promise.resolve(),
     /** It is never paused. */

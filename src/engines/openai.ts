@@ -3,8 +3,8 @@
  * There are no token ids unless the server proves that it has them (`return_token_ids`), so that an interrupted sample begins again;
  * no ids of requests, no capacity, no load, no weights. One call is one try (driver.ts).
  */
-import { chunkStream } from './chunk-stream.ts'
-import type { Chunk, DriverOptions, EngineDriver } from './driver.ts'
+import { generateBy } from './direct.ts'
+import type { DriverOptions, EngineDriver } from './driver.ts'
 import { fault } from './faults.ts'
 import { openaiDecoder } from './openai-events.ts'
 import { probeOpenai } from './openai-probe.ts'
@@ -34,14 +34,14 @@ export function createOpenaiDriver(options: DriverOptions): EngineDriver {
     },
     weightVersion: () => Promise.resolve(null),
     refuses: (request) => problemOf(request, ways),
-    generate(request, signal): AsyncIterable<Chunk> {
+    generate: generateBy((request) => {
       const { prompt } = request
       const path = routeOf(prompt)
       const problem = problemOf(request, ways)
       if (problem !== null) throw fault('REQUEST_REJECTED', peer, `POST ${path}: ${problem}`)
       const decoder = openaiDecoder(peer, path, path !== CHAT && ways.tokenIds)
-      return chunkStream({ transport, clock, path, body: openaiBody(request, ways), signal, decoder })
-    },
+      return { transport, clock, path, body: openaiBody(request, ways), decoder }
+    }),
     /** There is no route for this: closing the socket of the stream ends the request, on servers that look. */
     abort: () => Promise.resolve(),
     /** It is never paused. */

@@ -3,8 +3,8 @@
  * One call is one try (driver.ts). What the routes answer was seen on a real 0.5.23 (test/e2e/engines).
  */
 import type { RolloutError } from '../errors.ts'
-import { chunkStream } from './chunk-stream.ts'
-import type { Chunk, DriverOptions, EngineDriver, PauseMode } from './driver.ts'
+import { generateBy } from './direct.ts'
+import type { DriverOptions, EngineDriver, PauseMode } from './driver.ts'
 import { fault, serverMessage, statusFault } from './faults.ts'
 import { asRecord, asRecords } from './json.ts'
 import { refusesChat } from './refusals.ts'
@@ -81,14 +81,14 @@ export function createSglangDriver(options: DriverOptions): EngineDriver {
     },
     weightVersion,
     refuses: refusesChat,
-    generate(request, signal): AsyncIterable<Chunk> {
+    generate: generateBy((request) => {
       const refusal = refusesChat(request)
       if (refusal !== null) throw fault('REQUEST_REJECTED', peer, `POST /generate: ${refusal}`)
       const body = generateBody(request, deltas)
       const decoder = sglangDecoder(peer, deltas)
       const { onAccepted } = request
-      return chunkStream({ transport, clock, path: '/generate', body, signal, decoder, onAccepted })
-    },
+      return { transport, clock, path: '/generate', body, decoder, onAccepted }
+    }),
     onHangUp: (listener) => transport.onHangUp(listener),
     async abort(requestId, signal) {
       const reply = await post('/abort_request', { rid: requestId }, signal)

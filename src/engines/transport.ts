@@ -57,7 +57,7 @@ export function createTransport({ id, url, apiKey, clock }: DriverOptions): Tran
     call({ method, path, body, deadlineMs = DEADLINE_MS, signal }) {
       const what = `${method} ${path}`
       return new Promise((resolve, reject) => {
-        if (signal?.aborted) return reject(cancelled(peer, what, signal))
+        if (signal?.aborted) return reject(cancelled(peer, what, signal.reason))
         const parts: Buffer[] = []
         let bytes = 0
         let status = 0
@@ -71,7 +71,7 @@ export function createTransport({ id, url, apiKey, clock }: DriverOptions): Tran
           request.abort()
           settle(() => reject(error))
         }
-        const onAbort = () => giveUp(cancelled(peer, what, signal))
+        const onAbort = () => giveUp(cancelled(peer, what, signal?.reason))
         const onDeadline = () =>
           giveUp(
             fault(
@@ -135,9 +135,8 @@ export function listen(signal: AbortSignal, onAbort: () => void): void {
   signal.addEventListener('abort', onAbort, { once: true })
 }
 
-/** The error of a call or stream whose signal was aborted: the signal's own reason where that is one of ours. */
-export function cancelled(peer: Peer, what: string, signal: AbortSignal | undefined): RolloutError {
-  const reason: unknown = signal?.reason
+/** The error of a call or stream that was aborted: the reason itself where that is one of ours. */
+export function cancelled(peer: Peer, what: string, reason: unknown): RolloutError {
   return RolloutError.isInstance(reason)
     ? reason
     : fault('CANCELLED', peer, `${what}: cancelled by its signal`, { cause: reason })

@@ -6,7 +6,7 @@
  */
 import type { RolloutError } from '../errors.ts'
 import { isRecord } from '../problems.ts'
-import type { ChunkDecoder } from './chunk-stream.ts'
+import type { ChunkDecoder } from './chunk-reader.ts'
 import type { Chunk, WireSpan } from './driver.ts'
 import { excerpt, messageIn, type Peer, streamFault } from './faults.ts'
 import { asRecord, type Json } from './json.ts'

@@ -3,8 +3,8 @@
  * was started with `--enable-scale-out`, else `/v1/completions`. Which, its probe finds out. One call is one try (driver.ts).
  * What the routes answer was seen on a real 0.32.0 (test/e2e/engines).
  */
-import { chunkStream } from './chunk-stream.ts'
-import type { Chunk, DriverOptions, EngineDriver } from './driver.ts'
+import { generateBy } from './direct.ts'
+import type { DriverOptions, EngineDriver } from './driver.ts'
 import { fault, statusFault } from './faults.ts'
 import { sumGauges } from './gauges.ts'
 import { asRecord } from './json.ts'
@@ -51,7 +51,7 @@ export function createVllmDriver(options: DriverOptions): EngineDriver {
     },
     weightVersion: (signal) => readWeightVersion(transport, signal),
     refuses: refusesChat,
-    generate(request, signal): AsyncIterable<Chunk> {
+    generate: generateBy((request) => {
       const { prompt } = request
       const isText = typeof prompt === 'string'
       // Text has a route of its own; no prompt at all is the server's to refuse.
@@ -61,8 +61,8 @@ export function createVllmDriver(options: DriverOptions): EngineDriver {
       const body = path === GENERATE ? generateBody(request, ways.text) : completionsBody(request)
       const { logprobs, labelled: versions } = ways
       const decoder = vllmDecoder({ peer, route: path, logprobs, versions })
-      return chunkStream({ transport, clock, path, body, signal, decoder, onAccepted: request.onAccepted })
-    },
+      return { transport, clock, path, body, decoder, onAccepted: request.onAccepted }
+    }),
     async abort(requestId, signal) {
       const path = ways.abortPath ?? '/abort_requests'
       const body = { request_ids: engineIds(requestId) }

@@ -8,6 +8,7 @@
  * Keeps I4 (each lease given back exactly once), I8 (spans cover every token) and I11 (a cancel reaches the engine, and the
  * slot counts as free only when the engine says so; decision 23).
  */
+import { type DirectGenerate, directOf } from '../engines/direct.ts'
 import type { Chunk, GenerateRequest } from '../engines/driver.ts'
 import { RolloutError, toRolloutError } from '../errors.ts'
 import { append, outputOf, type Sample, tokenCount } from '../rollout/sample.ts'
@@ -58,6 +59,7 @@ export function openAttempt(run: Run, sample: Sample, instance: Instance, lease:
     reason: 'finished',
     stage: 'preparing',
     onAccepted: null,
+    hangUp: null,
     interruption: null,
     watch: null,
   }
@@ -71,7 +73,7 @@ export function openAttempt(run: Run, sample: Sample, instance: Instance, lease:
 /** Generates, and gives the slot back at the end, whatever that is. Never rejects. */
 export async function drive(run: Run, attempt: Attempt): Promise<void> {
   const { owner: sample } = attempt
-  let last: Chunk | null = null
+  let last = null as Chunk | null
   let error: RolloutError | null = null
   let unsent = false
   try {
@@ -80,10 +82,14 @@ export async function drive(run: Run, attempt: Attempt): Promise<void> {
     unsent = attempt.sample === null || attempt.interruption !== null
     if (!unsent) {
       attempt.stage = 'sent'
-      for await (const chunk of driver.generate(requestOf(attempt, sample), attempt.controller.signal)) {
+      const request = requestOf(attempt, sample)
+      const onChunk = (chunk: Chunk): void => {
         if (attempt.sample !== null) receive(run, attempt, sample, chunk)
         if (chunk.finishReason !== null) last = chunk
       }
+      const direct = directOf(driver)
+      if (direct !== undefined && !attempt.controller.signal.aborted) await pushed(attempt, direct, request, onChunk)
+      else for await (const chunk of driver.generate(request, attempt.controller.signal)) onChunk(chunk)
     }
     if (last === null && !unsent)
       error = new RolloutError('TRANSPORT', `instance ${attempt.instance.id} ended a stream without a finish reason`, {
@@ -103,6 +109,22 @@ export async function drive(run: Run, attempt: Attempt): Promise<void> {
     cutShort(run, attempt, sample)
   else if (error === null) finish(run, attempt, sample, last!)
   else fail(run, attempt, sample, error)
+}
+
+/** A driver's short way. Throws at once where it refuses the request; settles when the stream has ended. */
+function pushed(
+  attempt: Attempt,
+  direct: DirectGenerate,
+  request: GenerateRequest,
+  onChunk: (chunk: Chunk) => void,
+): Promise<void> {
+  let end!: (error: unknown) => void
+  const ended = new Promise<void>((resolve, reject) => {
+    end = (error) => (error === null ? resolve() : reject(error))
+  })
+  const stream = direct(request, { chunk: onChunk, end })
+  attempt.hangUp = () => stream.cancel(attempt.controller.signal.reason)
+  return ended
 }
 
 /** What is sent: the prompt and the tokens so far, with what is left of the budget and a seed of its own. */

@@ -2,6 +2,7 @@
  * The end of a run: everything live is cancelled, the engines are told, and then every actor, timer and socket ends (I12).
  */
 import { messageOf, RolloutError } from '../errors.ts'
+import { hangUp } from './detach.ts'
 import { forgetRefusal } from './health.ts'
 import { cancel } from './intake.ts'
 import { tellPhase } from './phases.ts'
@@ -45,7 +46,7 @@ function engineEnds(run: Run): Promise<void> {
   if (run.ledger.held === 0) return Promise.resolve()
   return new Promise((resolve) => {
     const closeSockets = (): void => {
-      for (const instance of run.instances.values()) for (const attempt of instance.attempts) attempt.controller.abort()
+      for (const instance of run.instances.values()) for (const attempt of instance.attempts) hangUp(attempt)
       timer = run.clock.setTimeout(finish, GRACE_MS)
     }
     const finish = (): void => {

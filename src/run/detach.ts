@@ -22,11 +22,11 @@ export function detach(run: Run, attempt: Attempt, reason: SegmentEnd, outcome: 
 
 /** Tells the engine until it listens; a socket that is still open after that is closed. */
 export function endAtEngine(run: Run, attempt: Attempt): void {
-  const { instance, controller, requestId } = attempt
+  const { instance, requestId } = attempt
   run.clock.clearTimeout(attempt.watch)
   attempt.watch = null
   if (!can(instance).abortById || attempt.stage === 'preparing') {
-    controller.abort()
+    hangUp(attempt)
     return
   }
   let tries = 0
@@ -34,14 +34,20 @@ export function endAtEngine(run: Run, attempt: Attempt): void {
     run.clock.clearTimeout(attempt.watch)
     if (!instance.attempts.has(attempt)) return
     if (tries++ >= ABORT_TRIES) {
-      controller.abort()
+      hangUp(attempt)
       return
     }
-    instance.driver.abort(requestId).catch(() => controller.abort())
+    instance.driver.abort(requestId).catch(() => hangUp(attempt))
     attempt.watch = run.clock.setTimeout(ask, ABORT_REPEAT_MS)
   }
   attempt.onAccepted = ask
   ask()
+}
+
+/** Closes the socket of its request; before it is sent, nothing will be. */
+export function hangUp(attempt: Attempt): void {
+  attempt.controller.abort()
+  attempt.hangUp?.()
 }
 
 /** An abort can overtake its request on the way to the server, where it then ends nothing: it is repeated, also when the server has it. */

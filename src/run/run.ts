@@ -58,6 +58,8 @@ export interface Attempt {
   stage: 'preparing' | 'sent' | 'accepted'
   /** Called once when the server has accepted the request. */
   onAccepted: (() => void) | null
+  /** Closes its socket, where its driver has a short way and so hears of no signal. */
+  hangUp: (() => void) | null
   /** Set from the moment it is interrupted: what its sample does when it has ended. */
   interruption: Interruption | null
   watch: unknown

@@ -32,13 +32,8 @@ export function stream(
   const set = options(url, more.clock === undefined ? {} : { clock: more.clock })
   const transport = more.transport ?? createTransport(set)
   const { signal = never, maxEventBytes } = more
-  return chunkStream({
-    transport,
-    clock: set.clock,
-    path: '/generate',
-    body: '{}',
+  return chunkStream(
+    { transport, clock: set.clock, path: '/generate', body: '{}', decoder: decoder(), maxEventBytes },
     signal,
-    decoder: decoder(),
-    maxEventBytes,
-  })
+  )
 }
