@@ -13,6 +13,8 @@ export interface DemoOptions {
   readonly capacity: number
   readonly groups: number
   readonly samples: number
+  /** Whether the trainer waits for each step's groups, or is one version behind generation at most. */
+  readonly mode: 'on-policy' | 'off-policy'
   readonly policy: 'least-request' | 'round-robin'
   readonly strict: boolean
   /** Engines, from the first, that are slower by slowFactor. */
@@ -51,6 +53,11 @@ const FLAGS = {
   capacity: whole(1, 1_024, `sequences that each runs at once (${DEFAULTS.capacity})`),
   groups: whole(1, 4_096, `prompts in a step (${DEFAULTS.groups})`),
   samples: whole(2, 1_024, `samples of each prompt: the group of GRPO (${DEFAULTS.samples})`),
+  mode: {
+    type: 'word',
+    allowed: ['on-policy', 'off-policy'],
+    about: 'on-policy: each step waits for its groups; off-policy: the next ones run while it trains (on-policy)',
+  },
   policy: {
     type: 'word',
     allowed: ['least-request', 'round-robin'],
@@ -89,6 +96,7 @@ export function readDemoOptions(args: readonly string[]): DemoOptions | null {
     capacity: flags.number('capacity') ?? DEFAULTS.capacity,
     groups: flags.number('groups') ?? DEFAULTS.groups,
     samples: flags.number('samples') ?? DEFAULTS.samples,
+    mode: flags.word('mode') === 'off-policy' ? 'off-policy' : 'on-policy',
     policy,
     strict: flags.on('strict'),
     slow: flags.number('slow') ?? 0,

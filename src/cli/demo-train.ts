@@ -1,14 +1,15 @@
 /**
- * The demo's training loop, on-policy: submit the step's groups, await them, reward, one GRPO step, save the weights, bring the fleet to them.
+ * The demo's training loop: get the step's groups, reward, one GRPO step, save the weights, bring the fleet to them.
  * The loop stops at its target, after its steps, or when it is told to; a step that is cut short is not trained on.
  */
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Completion, Group, Supervisor } from '../index.ts'
-import { createRandom, EOS, hash32, saveWeights, type TinyWeights } from '../testing/index.ts'
-import { countdownReward, drawDigits, MAX_TOKENS } from './countdown.ts'
+import { saveWeights, type TinyWeights } from '../testing/index.ts'
+import { countdownReward } from './countdown.ts'
 import { type DemoOptions, TARGET_REWARD } from './demo-options.ts'
+import { createRollouts, type DemoRollouts, type Prompt } from './demo-rollouts.ts'
 import { createFidelityCheck, type Fidelity } from './fidelity.ts'
 import { createTrainer, type TrainingGroup } from './trainer.ts'
 
@@ -40,31 +41,28 @@ export interface TrainingOptions {
   readonly onTrained: (steps: readonly TrainedStep[]) => void
 }
 
-interface Prompt {
-  readonly digit: number
-}
-
 /** Steps in a row above the target: one lucky step is not learning. */
 const STEPS_IN_A_ROW = 3
 /** Versions whose weights stay at hand, in memory and on disk. */
 const KEPT_VERSIONS = 3
-/** The fleet is quiet between steps, and loading takes milliseconds: longer means that a server hangs. */
+/** Loading takes milliseconds, and the longest answer a second: longer means that a server hangs. */
 const UPDATE_TIMEOUT_MS = 30_000
 
 /** Trains until the target, the end of the steps, or the signal. Leaves nothing on disk. */
 export async function train(options: TrainingOptions): Promise<Training> {
   // The servers read their weights from here, as real ones would from a shared disk.
   const folder = await mkdtemp(join(tmpdir(), 'rollout-supervisor-weights-'))
+  const rollouts = createRollouts(options)
   try {
-    return await loop(options, folder)
+    return await loop(options, folder, rollouts)
   } finally {
+    await rollouts.end()
     await rm(folder, { recursive: true, force: true })
   }
 }
 
-async function loop(options: TrainingOptions, folder: string): Promise<Training> {
+async function loop(options: TrainingOptions, folder: string, rollouts: DemoRollouts): Promise<Training> {
   const { demo, supervisor, signal, now } = options
-  const random = createRandom(demo.seed)
   const trainer = createTrainer({ weights: options.weights })
   const fidelity = createFidelityCheck(KEPT_VERSIONS)
   const steps: TrainedStep[] = []
@@ -75,7 +73,9 @@ async function loop(options: TrainingOptions, folder: string): Promise<Training>
     const path = join(folder, `version-${version}`)
     await saveWeights(path, trainer.weights)
     fidelity.publish(version, trainer.weights)
-    await orStopped(supervisor.updateWeights({ version, mode: 'drain', path, timeoutMs: UPDATE_TIMEOUT_MS }), signal)
+    // On-policy nothing runs between steps; off-policy what runs goes on under the new weights.
+    const mode = demo.mode === 'on-policy' ? ({ mode: 'drain' } as const) : {}
+    await orStopped(supervisor.updateWeights({ version, path, timeoutMs: UPDATE_TIMEOUT_MS, ...mode }), signal)
     if (version >= KEPT_VERSIONS)
       await rm(join(folder, `version-${version - KEPT_VERSIONS}`), { recursive: true, force: true })
   }
@@ -91,7 +91,7 @@ async function loop(options: TrainingOptions, folder: string): Promise<Training>
   await publish()
   for (let step = 1; !signal.aborted; step++) {
     options.onStep(step)
-    const groups = await roll(options, step, drawDigits(demo.groups, random.next))
+    const groups = await rollouts.next(step)
     if (signal.aborted) break
     const answers = groups.map((group) => group.completions.filter(({ outcome }) => outcome === 'completed'))
     if (answers.every((list) => list.length === 0)) throw firstError(groups)
@@ -123,33 +123,6 @@ async function orStopped(work: Promise<unknown>, signal: AbortSignal): Promise<v
     await Promise.race([work, stopped])
   } finally {
     signal.removeEventListener('abort', stop)
-  }
-}
-
-/** One step's groups, in the order of its digits. When told to stop, everything ends at once, as cancelled. */
-async function roll(
-  { demo, supervisor, signal }: TrainingOptions,
-  step: number,
-  digits: readonly number[],
-): Promise<Group<Prompt>[]> {
-  const rollouts = digits.map((digit, index) =>
-    supervisor.submit<Prompt>({
-      id: `step-${step}-${index}`,
-      prompt: [digit],
-      sampling: { maxTokens: MAX_TOKENS, temperature: 1, stopTokenIds: [EOS], seed: hash32(demo.seed, step, index) },
-      samples: demo.samples,
-      meta: { digit },
-    }),
-  )
-  const cancel = (): void => {
-    for (const rollout of rollouts) rollout.cancel(signal.reason)
-  }
-  signal.addEventListener('abort', cancel, { once: true })
-  if (signal.aborted) cancel()
-  try {
-    return await Promise.all(rollouts.map((rollout) => rollout.result))
-  } finally {
-    signal.removeEventListener('abort', cancel)
   }
 }
 

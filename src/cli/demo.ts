@@ -35,11 +35,11 @@ export async function demo(args: readonly string[], io: Io): Promise<number> {
   }
 }
 
-function welcome({ engines, capacity, policy, strict, slow, slowFactor, steps, out }: DemoOptions): string {
+function welcome({ engines, capacity, mode, policy, strict, slow, slowFactor, steps, out }: DemoOptions): string {
   const placed = `${strict ? 'strict ' : ''}${policy}`
   const speed = slow === 0 ? '' : `, ${slow} of them ${slowFactor} times slower`
   const goal = steps === null ? `until its mean reward stays above ${TARGET_REWARD}` : `for ${steps} steps`
-  return `training a tiny policy on ${engines} embedded engines of ${capacity} slots (${placed}${speed}) ${goal}; files go to ${out}`
+  return `training a tiny policy on ${engines} embedded engines of ${capacity} slots (${placed}${speed}), ${mode}, ${goal}; files go to ${out}`
 }
 
 function budgetMs({ seconds, steps }: DemoOptions): number {

@@ -118,6 +118,18 @@ describe('demo', () => {
     expect(rewards[0]).toHaveLength(2)
   })
 
+  it('off-policy: the next groups run while it trains; tokens are exact, and one version old at most', async () => {
+    const io = fakeIo()
+    expect(await runCommand(['demo', ...SMALL, '--mode', 'off-policy', '--steps', '4', '--json', '--quiet'], io)).toBe(
+      0,
+    )
+    const { ok, fidelity, rewards } = JSON.parse(io.out) as DemoReport
+    expect(ok).toBe(true)
+    expect(rewards).toHaveLength(4)
+    expect(fidelity.unchecked).toBe(0)
+    expect(Object.keys(fidelity.staleness)).toEqual(['0', '1'])
+  })
+
   it('A7: strict round-robin with a slow server shows the idle time that the turn cost; least-request has none of it', async () => {
     const run = async (...policy: string[]): Promise<DemoReport> => {
       const io = fakeIo()
