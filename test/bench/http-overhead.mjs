@@ -9,11 +9,12 @@
  * Servers: `paced` writes each token when it is sampled, one read a token, as a real engine does; `free` runs as fast as it can, so
  * that many events come in one read and fixed costs show most. Both stream forms, deltas and cumulative (decision 25).
  *
- * usage: node test/bench/http-overhead.mjs [--quick]
+ * usage: node --expose-gc test/bench/http-overhead.mjs [--quick] [--rounds N]   (more rounds where neighbours are busy)
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'
+import { parseArgs } from 'node:util'
 import { Pool } from 'undici'
 import { realClock } from '../../dist/src/clock.js'
 import { createSglangDriver } from '../../dist/src/engines/sglang.js'
@@ -24,7 +25,8 @@ import { describeMachine, format, formatSpread, interleave, quick, save, spread,
 const AT_ONCE = 64
 const TOKENS = 100
 const ATTEMPTS = quick ? 128 : 256
-const ROUNDS = quick ? 1 : 5
+const { values: chosen } = parseArgs({ options: { quick: { type: 'boolean' }, rounds: { type: 'string' } } })
+const ROUNDS = chosen.rounds === undefined ? (quick ? 1 : 5) : Number(chosen.rounds)
 const PACED = { stepMs: 4, perSequenceMs: 0 }
 const FREE = { stepMs: 0, perSequenceMs: 0 }
 const LONG = 16_000
