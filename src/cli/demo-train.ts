@@ -96,7 +96,7 @@ async function loop(options: TrainingOptions, folder: string, rollouts: DemoRoll
     const answers = groups.map((group) => group.completions.filter(({ outcome }) => outcome === 'completed'))
     if (answers.every((list) => list.length === 0)) throw firstError(groups)
     for (const [index, list] of answers.entries()) {
-      for (const answer of list) fidelity.check([groups[index]!.meta.digit], answer, version)
+      for (const answer of list) await fidelity.check([groups[index]!.meta.digit], answer, version)
     }
     const scored = groups.map((group, index) => score(group.meta.digit, answers[index]!))
     steps.push({ at: now(), ...means(scored) })

@@ -28,6 +28,14 @@ export type {
   RestartOptions,
   StreamFaultOptions,
 } from './embedded-faults.ts'
+export {
+  createFidelityChecker,
+  type FidelityChecker,
+  type FidelityDifference,
+  type FidelityOffender,
+  type FidelityOptions,
+  type FidelityReport,
+} from './fidelity.ts'
 export { createRandom, hash32, type Random } from './random.ts'
 export {
   type ControlCall,
