@@ -73,11 +73,14 @@ export function createSglangDriver(options: DriverOptions): EngineDriver {
       const reply = await transport.call({ method: 'GET', path: '/v1/loads?include=core', signal })
       let running = 0
       let waiting = 0
+      let generated: number | null = null
       for (const rank of asRecords(asRecord(jsonOf(peer, reply)).loads)) {
         running += Number(rank.num_running_reqs ?? 0)
         waiting += Number(rank.num_waiting_reqs ?? 0)
+        // Null until the first step. Its counter in /metrics moves only when a request ends.
+        if ('decode_moments' in rank) generated = (generated ?? 0) + generatedIn(rank.decode_moments)
       }
-      return { running, waiting }
+      return generated === null ? { running, waiting } : { running, waiting, generatedTokens: generated }
     },
     weightVersion,
     refuses: refusesChat,
@@ -151,4 +154,10 @@ export function createSglangDriver(options: DriverOptions): EngineDriver {
     const what = `POST /flush_cache: expected a quiet server when it ${when}, found requests that run or wait`
     return fault('BUSY', peer, `${what} (${said}); end them, also those of others; nothing was changed`)
   }
+}
+
+/** Sums over decode steps: of 1, batch, time, batch squared, batch by time, and tokens. */
+function generatedIn(moments: unknown): number {
+  const tokens: unknown = Array.isArray(moments) ? moments[5] : 0
+  return typeof tokens === 'number' && Number.isFinite(tokens) ? tokens : 0
 }

@@ -29,6 +29,7 @@ export interface VllmProbe {
 
 export const RUNNING = 'vllm:num_requests_running'
 export const WAITING = 'vllm:num_requests_waiting'
+export const GENERATED = 'vllm:generation_tokens_total'
 
 /** The first answer of `/server_info` looks at the machine, which was seen to take 7 s; later ones take 20 ms. */
 const SERVER_INFO_MS = 60_000

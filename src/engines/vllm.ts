@@ -12,7 +12,7 @@ import { refusesChat } from './refusals.ts'
 import { createTransport, jsonOf } from './transport.ts'
 import { createVllmControl } from './vllm-control.ts'
 import { vllmDecoder } from './vllm-events.ts'
-import { probeVllm, RUNNING, type VllmWays, WAITING } from './vllm-probe.ts'
+import { GENERATED, probeVllm, RUNNING, type VllmWays, WAITING } from './vllm-probe.ts'
 import { COMPLETIONS, completionsBody, engineIds, GENERATE, generateBody } from './vllm-request.ts'
 import { readWeightVersion, updateVllm } from './vllm-update.ts'
 
@@ -42,12 +42,13 @@ export function createVllmDriver(options: DriverOptions): EngineDriver {
     async load(signal) {
       const reply = await transport.call({ method: 'GET', path: '/metrics', signal })
       if (reply.status !== 200) throw statusFault(peer, reply.what, reply.status, reply.headers, reply.text)
-      const gauges = sumGauges(reply.text, [RUNNING, WAITING])
+      const gauges = sumGauges(reply.text, [RUNNING, WAITING, GENERATED])
       if (gauges[RUNNING] === null) {
         const found = `GET /metrics: expected ${RUNNING}, found no such gauge; start the server without --disable-log-stats`
         throw fault('WRONG_PROTOCOL', peer, found)
       }
-      return { running: gauges[RUNNING], waiting: gauges[WAITING] ?? 0 }
+      const load = { running: gauges[RUNNING], waiting: gauges[WAITING] ?? 0 }
+      return gauges[GENERATED] === null ? load : { ...load, generatedTokens: gauges[GENERATED] }
     },
     weightVersion: (signal) => readWeightVersion(transport, signal),
     refuses: refusesChat,

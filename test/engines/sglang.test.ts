@@ -180,6 +180,14 @@ describe('the control routes', () => {
     }
     const { driver } = await replaying('cumulative', { 'GET /v1/loads?include=core': loads })
     expect(await driver.load()).toEqual({ running: 7, waiting: 1 })
+    const counted = [
+      { num_running_reqs: 1, decode_moments: [10, 11, 12, 13, 14, 600] },
+      { num_running_reqs: 0, decode_moments: null },
+    ]
+    const ranks = await replaying('cumulative', {
+      'GET /v1/loads?include=core': { body: JSON.stringify({ loads: counted }) },
+    })
+    expect(await ranks.driver.load()).toEqual({ running: 1, waiting: 0, generatedTokens: 600 })
   })
 
   test.each([
@@ -223,11 +231,18 @@ describe('the control routes', () => {
         'POST /release_memory_occupation': { status: 200, body: 'null' },
         'POST /resume_memory_occupation': { status: 200, body: 'null' },
       })
+      // What was never given away is not taken back: that ends the server.
+      expect(await driver.reclaim?.()).toEqual({ weightsKept: true })
+      expect(server.requests.splice(0)).toMatchObject([{ line: 'GET /server_info' }])
+      await driver.release?.()
       await driver.release?.()
       expect(await driver.reclaim?.()).toEqual({ weightsKept: backup })
       expect(server.requests.map(({ line }) => line)).toEqual([
         'POST /flush_cache',
+        'GET /server_info',
         'POST /release_memory_occupation',
+        'POST /flush_cache',
+        'GET /server_info',
         'GET /server_info',
         'POST /resume_memory_occupation',
       ])

@@ -193,10 +193,12 @@ describe('the control routes', () => {
       'vllm:num_requests_running{engine="1",model_name="p"} 4.0 1790000000',
       'vllm:num_requests_waiting{engine="0",model_name="p"} 1.0',
       'vllm:num_requests_waiting_by_reason{engine="0",reason="capacity"} 1.0',
+      'vllm:generation_tokens_total{engine="0",model_name="p"} 300.0',
+      'vllm:generation_tokens_total{engine="1",model_name="p"} 400.0',
       '',
     ].join('\n')
     const { driver } = await replaying('generate', { 'GET /metrics': { body } })
-    expect(await driver.load()).toEqual({ running: 7, waiting: 1 })
+    expect(await driver.load()).toEqual({ running: 7, waiting: 1, generatedTokens: 700 })
     const silent = await replaying('generate', { 'GET /metrics': { body: 'python_gc 1\n' } })
     expect(await refusal(silent.driver.load())).toMatchObject({
       code: 'WRONG_PROTOCOL',
