@@ -5,8 +5,16 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { EngineCore } from './embedded-contract.ts'
 import type { EngineCounters } from './embedded-engine.ts'
-import type { AnswerOptions, EngineFaults, FaultCounters, FaultScript, RestartOptions } from './embedded-faults.ts'
+import type {
+  AnswerOptions,
+  EngineFaults,
+  FaultCounters,
+  FaultScript,
+  RestartOptions,
+  RouteFault,
+} from './embedded-faults.ts'
 import { sendText } from './embedded-http.ts'
+import { createRouteFaults } from './embedded-route-faults.ts'
 import { type StreamEnd, tamper } from './embedded-tamper.ts'
 
 /** What the faults need of the engine. */
@@ -74,6 +82,11 @@ export function createFaults(hooks: FaultHooks): FaultLayer {
   let dead = false
   let frozen = false
   let resets = 0
+  const routes = createRouteFaults({
+    stop: () => void hooks.stop(),
+    restart: () => void faults.restart(),
+    struck: () => counters.answered++,
+  })
   /** What will be done about clients that left unnoticed; null where it is done at once. */
   let unnoticed: (() => void)[] | null = null
 
@@ -116,6 +129,7 @@ export function createFaults(hooks: FaultHooks): FaultLayer {
     answer(status, options = {}) {
       answers.push({ status, options, left: options.times ?? 1 })
     },
+    route: (path: string, how: RouteFault, { times = 1 } = {}) => routes.order(path, how, times),
     refuseAbort(how) {
       refusal = how
     },
@@ -132,6 +146,7 @@ export function createFaults(hooks: FaultHooks): FaultLayer {
     },
     heal() {
       answers = []
+      routes.heal()
       spoilers = []
       nonsense = null
       refusal = null
@@ -255,7 +270,7 @@ export function createFaults(hooks: FaultHooks): FaultLayer {
       } else if (GENERATE.has(path)) {
         generateOrNot(request, response, pass)
       } else {
-        pass()
+        routes.handle(request, response, path, pass)
       }
     },
     turnEnded() {

@@ -25,6 +25,13 @@ export interface AnswerOptions {
   readonly path?: string
 }
 
+/**
+ * How a call of a control route goes wrong. Before: it is never answered, or the server dies or restarts under it, and nothing was done.
+ * After: the same once all was done. Pretended: it is answered with 200, and nothing was done. A refusal is `answer(status, { path })`,
+ * and so is a lie about the weights: `answer(200, { path: '/model_info', body })`.
+ */
+export type RouteFault = 'hang' | 'hangAfter' | 'die' | 'dieAfter' | 'restart' | 'restartAfter' | 'pretend'
+
 /** What a server that restarts has. */
 export interface RestartOptions {
   /** @default the weights that the engine was started with */
@@ -71,6 +78,8 @@ export interface EngineFaults {
   errorInStream(code: number, options?: StreamFaultOptions & { readonly message?: string }): void
   /** This status in place of an answer. */
   answer(status: number, options?: AnswerOptions): void
+  /** The next `times` calls (1 by default) of this path go wrong, without its query. */
+  route(path: string, how: RouteFault, options?: { readonly times?: number }): void
   /** Aborts are answered with 200 and end nothing ('ignored'), or with 500 ('failed'). */
   refuseAbort(how: 'ignored' | 'failed'): void
   /** Does not notice that clients of later generations leave: their sequences run to their end. */

@@ -52,6 +52,10 @@ export interface EmbeddedEngineOptions {
   readonly deterministic?: boolean
   /** SGLang: keep the delays that the real server adds by itself (1 s to pause, 1 s for /health, seconds to notice some disconnects). @default false */
   readonly realDelays?: boolean
+  /** Gives its GPU memory away (SGLang: `--enable-memory-saver`, vLLM: `--enable-sleep-mode`). @default false */
+  readonly memorySaver?: boolean
+  /** SGLang: weights outlive that (`--enable-weights-cpu-backup`); vLLM: those of sleep level 1 always do. @default false */
+  readonly weightsBackup?: boolean
   /** vLLM: has `/inference/v1/generate` (`--enable-scale-out`). @default true */
   readonly scaleOut?: boolean
   /** vLLM: has the control routes (`VLLM_SERVER_DEV_MODE=1`). @default true */
@@ -84,6 +88,8 @@ export interface CheckedEngineOptions {
   readonly streamInterval: number
   readonly deterministic: boolean
   readonly realDelays: boolean
+  readonly memorySaver: boolean
+  readonly weightsBackup: boolean
   readonly scaleOut: boolean
   readonly devMode: boolean
   readonly logprobsMode: LogprobsMode
@@ -110,6 +116,8 @@ const KNOWN: readonly (keyof EmbeddedEngineOptions)[] = [
   'streamInterval',
   'deterministic',
   'realDelays',
+  'memorySaver',
+  'weightsBackup',
   'scaleOut',
   'devMode',
   'logprobsMode',
@@ -187,6 +195,8 @@ export function checkEngineOptions(options: EmbeddedEngineOptions): CheckedEngin
     streamInterval: integer('streamInterval', 1, 1, 1_000_000),
     deterministic: flag('deterministic'),
     realDelays: flag('realDelays'),
+    memorySaver: flag('memorySaver'),
+    weightsBackup: flag('weightsBackup'),
     scaleOut: flag('scaleOut', true),
     devMode: flag('devMode', true),
     logprobsMode,

@@ -29,17 +29,17 @@ export function createSglangReports(
   const startedAt = Date.now()
   // One token of room per sequence and position: the pool never binds before the slots do.
   const poolTokens = capacity * contextLength
-  let snapshot = { running: 0, waiting: 0, step: 0 }
+  let snapshot = { running: 0, waiting: 0, steps: 0, tokensGenerated: 0 }
 
-  function look(): { readonly running: number; readonly waiting: number } {
+  function look(): typeof snapshot {
     return realDelays ? snapshot : counters
   }
 
   return {
     stepped() {
-      const { running, waiting, steps } = counters
-      if (realDelays && (steps - snapshot.step >= LOAD_REFRESH_STEPS || running === 0))
-        snapshot = { running, waiting, step: steps }
+      const { running, waiting, steps, tokensGenerated } = counters
+      if (realDelays && (steps - snapshot.steps >= LOAD_REFRESH_STEPS || running === 0))
+        snapshot = { running, waiting, steps, tokensGenerated }
     },
     serverInfo: () => ({
       model_path: MODEL,
@@ -60,6 +60,8 @@ export function createSglangReports(
       stream_interval: options.streamInterval,
       skip_tokenizer_init: false,
       enable_metrics: true,
+      enable_memory_saver: options.memorySaver,
+      enable_weights_cpu_backup: options.weightsBackup,
       enable_deterministic_inference: options.deterministic,
       status: 'ready',
       max_total_num_tokens: poolTokens,
@@ -92,7 +94,7 @@ export function createSglangReports(
       architectures: ['TinyPolicy'],
     }),
     loads() {
-      const { running, waiting } = look()
+      const { running, waiting, steps, tokensGenerated } = look()
       const load = {
         timestamp: Date.now() / 1000,
         dp_rank: 0,
@@ -106,6 +108,8 @@ export function createSglangReports(
         gen_throughput: 0,
         cache_hit_rate: counters.promptTokens === 0 ? 0 : counters.cachedTokens / counters.promptTokens,
         utilization: running / capacity,
+        // Sums over steps: of 1, batch, time, batch squared, batch by time, and tokens.
+        decode_moments: steps === 0 ? null : [steps, tokensGenerated, 0, 0, 0, tokensGenerated],
       }
       return {
         timestamp: new Date().toISOString(),

@@ -7,13 +7,14 @@ import { isRecord, show } from '../problems.ts'
 import type { CoreManners, EngineCore } from './embedded-contract.ts'
 import type { EngineCounters } from './embedded-engine.ts'
 import { type Dialect, parseJson, readBody, sendJson, sendText } from './embedded-http.ts'
+import { createEmbeddedMemory } from './embedded-memory.ts'
 import type { CheckedEngineOptions } from './embedded-options.ts'
 import { createSglangGenerate, sendError, sendSchemaError } from './embedded-sglang-generate.ts'
 import { createSglangManager, type PauseMode } from './embedded-sglang-manager.ts'
 import { createSglangReports } from './embedded-sglang-reports.ts'
 import { tokensOf } from './tiny-policy.ts'
 
-type Handler = (body: unknown, response: ServerResponse) => void | Promise<void>
+type Handler = (body: unknown, response: ServerResponse, query: URLSearchParams) => void | Promise<void>
 
 interface Route {
   readonly methods: readonly string[]
@@ -22,6 +23,8 @@ interface Route {
   readonly handler: Handler
 }
 
+const FLUSHED =
+  'Cache flushed.\nPlease check backend logs for more details. (When there are running or waiting requests, the operation will not be performed.)\n'
 const HEALTH_MS = 1000
 const HEALTH_TIMEOUT_MS = 20_000
 
@@ -47,6 +50,8 @@ export function createSglangDialect(
   })
   const reports = createSglangReports(options, counters, manager)
   const generating = createSglangGenerate(core, options, counters, manager, die)
+  const memory = createEmbeddedMemory(core)
+  let whenIdle: (() => void)[] = []
 
   async function health(_body: unknown, response: ServerResponse): Promise<void> {
     const wait = (delayMs: number) =>
@@ -67,8 +72,53 @@ export function createSglangDialect(
     sendJson(response, success ? 200 : 400, { success, message, num_paused_requests: 0 })
   }
 
+  /** With a timeout it waits for what runs to end. */
+  async function flush(_body: unknown, response: ServerResponse, query: URLSearchParams): Promise<void> {
+    const timeoutMs = Number(query.get('timeout') ?? 0) * 1000
+    let flushed = core.flush()
+    if (!flushed && timeoutMs > 0) {
+      await new Promise<void>((resolve) => {
+        whenIdle.push(resolve)
+        manager.after(timeoutMs, resolve)
+      })
+      flushed = core.flush()
+    }
+    if (flushed) sendText(response, 200, FLUSHED)
+    else sendText(response, 400, timeoutMs > 0 ? 'Timed out waiting for idle state.' : 'Flush cache failed.\n')
+  }
+
+  /** The scheduler asserts that it is idle, and ends with its assertion. */
+  function release(_body: unknown, response: ServerResponse): void {
+    if (counters.running > 0 || (counters.waiting > 0 && !manager.paused)) {
+      die()
+      return
+    }
+    // Without the saver it only believes that it gave something.
+    memory.give(!options.memorySaver || options.weightsBackup)
+    sendJson(response, 200, 'null')
+  }
+
+  /** What was never given away it looks up all the same, and ends with that. */
+  function reclaim(_body: unknown, response: ServerResponse): void {
+    if (memory.given) {
+      memory.take()
+      sendJson(response, 200, 'null')
+    } else {
+      die()
+    }
+  }
+
   const routes: Record<string, Route> = {
-    '/generate': { methods: ['POST', 'PUT'], needsBody: true, handler: generating.generate },
+    '/generate': {
+      methods: ['POST', 'PUT'],
+      needsBody: true,
+      handler(body, response) {
+        if (memory.given && options.memorySaver && !manager.paused) die()
+        else generating.generate(body, response)
+      },
+    },
+    '/release_memory_occupation': { methods: ['GET', 'POST'], needsBody: true, handler: release },
+    '/resume_memory_occupation': { methods: ['GET', 'POST'], needsBody: true, handler: reclaim },
     '/abort_request': {
       methods: ['POST'],
       needsBody: true,
@@ -98,20 +148,7 @@ export function createSglangDialect(
         sendJson(response, 200, { message: 'Generation continued successfully.', status: 'ok' })
       },
     },
-    '/flush_cache': {
-      methods: ['GET', 'POST'],
-      needsBody: false,
-      handler(_body, response) {
-        const flushed = core.flush()
-        sendText(
-          response,
-          flushed ? 200 : 400,
-          flushed
-            ? 'Cache flushed.\nPlease check backend logs for more details. (When there are running or waiting requests, the operation will not be performed.)\n'
-            : 'Flush cache failed.\n',
-        )
-      },
-    },
+    '/flush_cache': { methods: ['GET', 'POST'], needsBody: false, handler: flush },
     '/update_weights_from_disk': { methods: ['POST'], needsBody: true, handler: update },
     '/update_weight_version': {
       methods: ['POST'],
@@ -233,7 +270,7 @@ export function createSglangDialect(
           sendSchemaError(response, `1 validation error: ${kind}`)
           return
         }
-        return route.handler(body, response)
+        return route.handler(body, response, new URLSearchParams((request.url ?? '').slice(path.length)))
       })
       // A fault of the engine is an answer of its own, and no end of the process it lives in.
       answering.catch(() => sendText(response, 500, 'Internal Server Error'))
@@ -241,6 +278,11 @@ export function createSglangDialect(
     turnEnded() {
       reports.stepped()
       generating.flush()
+      if (whenIdle.length > 0 && counters.running + counters.waiting === 0) {
+        const looking = whenIdle
+        whenIdle = []
+        for (const look of looking) look()
+      }
     },
     close: () => manager.close(),
   }

@@ -31,6 +31,7 @@ export function createVllmReports(options: CheckedEngineOptions, counters: Engin
           max_logprobs: 20,
           logprobs_mode: options.logprobsMode,
           skip_tokenizer_init: false,
+          enable_sleep_mode: options.memorySaver,
           served_model_name: MODEL,
         },
         scheduler_config: {

@@ -8,6 +8,7 @@ import { isRecord, show } from '../problems.ts'
 import type { CoreManners, EngineCore } from './embedded-contract.ts'
 import type { EngineCounters } from './embedded-engine.ts'
 import { type Dialect, parseJson, readBody, sendJson, sendText } from './embedded-http.ts'
+import { createEmbeddedMemory } from './embedded-memory.ts'
 import type { CheckedEngineOptions } from './embedded-options.ts'
 import { createVllmGenerate, sendVllmError } from './embedded-vllm-generate.ts'
 import { createVllmReports } from './embedded-vllm-reports.ts'
@@ -43,6 +44,7 @@ export function createVllmDialect(
 ): Dialect {
   const reports = createVllmReports(options, counters)
   const generating = createVllmGenerate(core, options, counters, die)
+  const memory = createEmbeddedMemory(core)
   /** How many requests waited when the pause began. */
   let paused: number | null = null
   let whenDrained: (() => void)[] = []
@@ -51,19 +53,37 @@ export function createVllmDialect(
     return counters.running === 0 ? Promise.resolve() : new Promise((resolve) => whenDrained.push(resolve))
   }
 
-  async function pause({ query, response }: Asked): Promise<void> {
+  async function pause(asked: Asked): Promise<void> {
+    if (await hold(asked)) sendJson(asked.response, 200, { status: 'paused' })
+  }
+
+  /** False when it has refused. */
+  async function hold({ query, response }: Asked): Promise<boolean> {
     const mode = query.get('mode') ?? 'abort'
     if (mode !== 'abort' && mode !== 'wait' && mode !== 'keep') {
       const message = `1 validation error:\n  {'type': 'literal_error', 'loc': 'query.mode', 'msg': "Input should be 'abort', 'wait' or 'keep'", 'input': '${mode}'}`
       sendVllmError(response, 400, 'Bad Request', message, 'query.mode')
-      return
+      return false
     }
     if (mode === 'abort') core.abortAll()
     core.freeze(PAUSES[mode])
     paused ??= counters.waiting
     if (mode === 'wait') await drained()
     if (mode !== 'keep' && query.get('clear_cache') !== 'false') core.flush('ignored')
-    sendJson(response, 200, { status: 'paused' })
+    return true
+  }
+
+  /** Sleeping begins with a pause, and waking ends every pause. */
+  async function sleep(asked: Asked): Promise<void> {
+    const { query, response } = asked
+    const level = Number(query.get('level') ?? 1)
+    if (![0, 1, 2].includes(level)) {
+      const message = `1 validation error:\n  {'type': 'less_than_equal', 'loc': 'query.level', 'msg': 'Input should be less than or equal to 2', 'input': '${query.get('level')}'}`
+      return sendVllmError(response, 400, 'Bad Request', message, 'query.level')
+    }
+    if (!(await hold(asked))) return
+    if (level > 0 && !memory.given) memory.give(level === 1)
+    sendJson(response, 200, { status: 'sleeping', level })
   }
 
   function abort({ body, response }: Asked): void {
@@ -174,6 +194,15 @@ export function createVllmDialect(
         core.thaw()
         sendJson(response, 200, { status: 'resumed' })
       },
+      'POST /sleep': sleep,
+      'POST /wake_up': ({ query, response }: Asked) => {
+        memory.take()
+        paused = null
+        core.thaw()
+        const tags = query.getAll('tags')
+        sendJson(response, 200, { status: 'awake', tags: tags.length === 0 ? null : tags })
+      },
+      'GET /is_sleeping': json(() => ({ is_sleeping: paused !== null || memory.given })),
       'GET /is_paused': json(() => ({ is_paused: paused !== null })),
       'POST /reset_prefix_cache': ({ query, response }: Asked) => {
         const preempt = query.get('reset_running_requests') === 'true'

@@ -26,6 +26,7 @@ export type {
   FaultCounters,
   FaultScript,
   RestartOptions,
+  RouteFault,
   StreamFaultOptions,
 } from './embedded-faults.ts'
 export {
