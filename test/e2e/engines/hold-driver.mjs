@@ -31,14 +31,10 @@ const sampling = {
 }
 /** Which checkpoint each version is. */
 const checkpoints = new Map([])
-const scorer = spawn(
-  python ?? `/tmp/engines/${engine}/bin/python`,
-  [new URL('score.py', import.meta.url).pathname],
-  {
-    stdio: ['pipe', 'pipe', 'ignore'],
-    env: { ...process.env, OMP_NUM_THREADS: '1', HF_HUB_OFFLINE: '1' },
-  },
-)
+const scorer = spawn(python ?? `/tmp/engines/${engine}/bin/python`, [new URL('score.py', import.meta.url).pathname], {
+  stdio: ['pipe', 'pipe', 'ignore'],
+  env: { ...process.env, OMP_NUM_THREADS: '1', HF_HUB_OFFLINE: '1' },
+})
 const answers = createInterface({ input: scorer.stdout })[Symbol.asyncIterator]()
 const newChecker = () =>
   createFidelityChecker({
