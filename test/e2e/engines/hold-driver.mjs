@@ -2,9 +2,8 @@
 // (./install, ./models, ./start as for the other drivers; PYTHON is that of the engine's environment, which recomputes log-probabilities).
 // Tokens are checked with the package's own fidelity checker against transformers. Exits with 1 at the first broken promise.
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
-import { createInterface } from 'node:readline'
 import { pathToFileURL } from 'node:url'
+import { completionOf, startScorer, told } from './hold-tools.mjs'
 
 const dist = new URL('../../../dist', import.meta.url).pathname
 const load = (path) => import(pathToFileURL(`${dist}/src/${path}`).href)
@@ -31,30 +30,11 @@ const sampling = {
 }
 /** Which checkpoint each version is. */
 const checkpoints = new Map([])
-const scorer = spawn(python ?? `/tmp/engines/${engine}/bin/python`, [new URL('score.py', import.meta.url).pathname], {
-  stdio: ['pipe', 'pipe', 'ignore'],
-  env: { ...process.env, OMP_NUM_THREADS: '1', HF_HUB_OFFLINE: '1' },
-})
-const answers = createInterface({ input: scorer.stdout })[Symbol.asyncIterator]()
+const scorer = startScorer(python ?? `/tmp/engines/${engine}/bin/python`)
 const newChecker = () =>
   createFidelityChecker({
-    async score(version, prompt, tokens) {
-      const ask = { weights: `${models}/${checkpoints.get(version)}`, prompt: [...prompt], tokens: [...tokens] }
-      scorer.stdin.write(`${JSON.stringify(ask)}\n`)
-      const { logprobs, error } = JSON.parse((await answers.next()).value)
-      assert.equal(error, undefined)
-      return logprobs
-    },
+    score: (version, prompt, tokens) => scorer.score(`${models}/${checkpoints.get(version)}`, prompt, tokens),
   })
-const told = ({ exact, tokens, largest, versions, positions, offenders }) => ({
-  exact,
-  tokens,
-  largest,
-  versions,
-  positions,
-  worst: offenders[0],
-})
-
 /** ONLY=release takes the steps whose names match, and what they need is theirs. */
 const only = new RegExp(process.env.ONLY ?? '')
 async function step(name, action) {
@@ -95,21 +75,6 @@ async function until(what, condition, ms = 120_000) {
     assert.ok(performance.now() < giveUpAt, `expected ${what} within ${ms} ms`)
     await sleep(10)
   }
-}
-/** As the supervisor would record it. */
-const completionOf = (outs) => {
-  const tokens = outs.flatMap((out) => out.tokens)
-  const segments = []
-  const versions = []
-  for (const out of outs) {
-    const start = segments.at(-1)?.end ?? 0
-    segments.push({ instance: 'real', attempt: out.requestId, start, end: start + out.tokens.length })
-    for (const span of out.versions)
-      if (span.end > span.start)
-        versions.push({ version: Number(span.version), start: start + span.start, end: start + span.end })
-  }
-  const logprobs = Float32Array.from(outs.flatMap((out) => out.logprobs))
-  return { id: outs[0].requestId, tokenIds: Int32Array.from(tokens), logprobs, versions, segments }
 }
 async function fidelityOf(...outs) {
   const checker = newChecker()
@@ -353,5 +318,5 @@ try {
 } finally {
   await driver.resume().catch(() => {})
   await driver.close()
-  scorer.kill()
+  scorer.end()
 }
