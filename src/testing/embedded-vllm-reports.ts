@@ -11,8 +11,15 @@ export interface VllmReports {
   version(): object
   serverInfo(): object
   models(): object
-  /** Prometheus text. `paused` is null, or how many requests waited when the pause began. */
-  metrics(paused: number | null): string
+  /** Prometheus text. */
+  metrics(paused: VllmPause | null): string
+}
+
+/** What the gauges said when a pause began, and say until it ends. */
+export interface VllmPause {
+  /** Requests that ran, where they were kept. */
+  readonly kept: number | null
+  readonly waiting: number
 }
 
 export function createVllmReports(options: CheckedEngineOptions, counters: EngineCounters): VllmReports {
@@ -61,12 +68,14 @@ export function createVllmReports(options: CheckedEngineOptions, counters: Engin
       ],
     }),
     metrics(paused) {
-      const waiting = paused === null ? counters.waiting : Math.min(paused, counters.waiting)
+      const kept = paused?.kept ?? null
+      const running = kept === null ? counters.running : Math.min(kept, counters.running + counters.waiting)
+      const waiting = paused === null ? counters.waiting : Math.min(paused.waiting, counters.waiting)
       const labels = `{engine="0",model_name="${MODEL}"}`
       const line = (name: string, type: string, value: number) =>
         `# TYPE vllm:${name} ${type}\nvllm:${name}${labels} ${value.toFixed(1)}\n`
       return [
-        line('num_requests_running', 'gauge', counters.running),
+        line('num_requests_running', 'gauge', running),
         line('num_requests_waiting', 'gauge', waiting),
         line('num_preemptions_total', 'counter', counters.retractions),
         line('prompt_tokens_total', 'counter', counters.promptTokens),

@@ -11,7 +11,7 @@ import { type Dialect, parseJson, readBody, sendJson, sendText } from './embedde
 import { createEmbeddedMemory } from './embedded-memory.ts'
 import type { CheckedEngineOptions } from './embedded-options.ts'
 import { createVllmGenerate, sendVllmError } from './embedded-vllm-generate.ts'
-import { createVllmReports } from './embedded-vllm-reports.ts'
+import { createVllmReports, type VllmPause } from './embedded-vllm-reports.ts'
 import { loadWeights, tokensOf } from './tiny-policy.ts'
 
 interface Asked {
@@ -45,8 +45,7 @@ export function createVllmDialect(
   const reports = createVllmReports(options, counters)
   const generating = createVllmGenerate(core, options, counters, die)
   const memory = createEmbeddedMemory(core)
-  /** How many requests waited when the pause began. */
-  let paused: number | null = null
+  let paused: VllmPause | null = null
   let whenDrained: (() => void)[] = []
 
   function drained(): Promise<void> {
@@ -67,9 +66,13 @@ export function createVllmDialect(
     }
     if (mode === 'abort') core.abortAll()
     core.freeze(PAUSES[mode])
-    paused ??= counters.waiting
+    paused ??= { kept: mode === 'keep' ? counters.running : null, waiting: counters.waiting }
     if (mode === 'wait') await drained()
-    if (mode !== 'keep' && query.get('clear_cache') !== 'false') core.flush('ignored')
+    if (query.get('clear_cache') !== 'false') {
+      // Its own documentation says otherwise: kept requests give their cache back, and are computed anew.
+      if (mode === 'keep') core.preempt()
+      core.flush('ignored')
+    }
     return true
   }
 
@@ -82,7 +85,7 @@ export function createVllmDialect(
       return sendVllmError(response, 400, 'Bad Request', message, 'query.level')
     }
     if (!(await hold(asked))) return
-    if (level > 0 && !memory.given) memory.give(level === 1)
+    if (level > 0 && !memory.given) memory.give(level === 1 || !options.memorySaver)
     sendJson(response, 200, { status: 'sleeping', level })
   }
 

@@ -87,7 +87,7 @@ describe('a pause', () => {
     expect((await second).tokenIds).toHaveLength(5)
   })
 
-  test('keeps what runs where it is; an abort ends it all the same', async () => {
+  test('keeps what runs, counts it as running, and takes its cache; an abort ends it all the same', async () => {
     await start()
     const kept = ask(GENERATE, { max_tokens: 300 })
     const ended = ask(GENERATE, {}, { request_id: 'ended' })
@@ -96,7 +96,9 @@ describe('a pause', () => {
     const { tokensGenerated } = engine.counters
     await post('/abort_requests', { request_ids: ['generate-tokens-ended'] })
     expect((await ended).last?.finish_reason).toBe('abort')
-    expect(engine.counters).toMatchObject({ running: 1, tokensGenerated })
+    expect(engine.counters).toMatchObject({ running: 0, waiting: 1, tokensGenerated })
+    expect((await get('/metrics')).text).toContain('num_requests_running{engine="0",model_name="tiny-policy"} 1.0')
+    expect((await post('/reset_prefix_cache')).json).toEqual({ success: true })
     await post('/resume')
     expect((await kept).tokenIds).toHaveLength(300)
   })
@@ -119,13 +121,14 @@ describe('new weights', () => {
   })
 
   test.each([
-    ['recomputed', '?reset_running_requests=true', true],
-    ['kept', '', false],
-  ])('under a frozen request whose cache is %s', async (_, query, exact) => {
+    ['taken by the pause', '', '', true],
+    ['recomputed', '&clear_cache=false', '?reset_running_requests=true', true],
+    ['kept', '&clear_cache=false', '', false],
+  ])('under a frozen request whose cache is %s', async (_, how, query, exact) => {
     await start()
     const kept = ask(GENERATE, { max_tokens: 400 })
     await running()
-    await post('/pause?mode=keep')
+    await post(`/pause?mode=keep${how}`)
     await reload()
     expect((await post(`/reset_prefix_cache${query}`)).json).toEqual({ success: exact })
     await label()

@@ -182,7 +182,7 @@ describe.each(['sglang', 'vllm'] as const)('on an embedded %s', (profile) => {
       : post('/collective_rpc', { method: 'reload_weights', kwargs: { weights_path: folder } }).then(() =>
           post('/update_weight_version', { new_version: '2' }),
         )
-  const pause = profile === 'sglang' ? '/pause_generation' : '/pause?mode=keep'
+  const pause = profile === 'sglang' ? '/pause_generation' : '/pause?mode=keep&clear_cache=false'
   const open = profile === 'sglang' ? '/continue_generation' : '/resume'
 
   test('sees a KV that was kept over an update (R3)', async () => {
