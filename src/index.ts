@@ -33,6 +33,7 @@ export type {
 } from './rollout/completion.ts'
 export type { EpisodeCode, EpisodeOptions, EpisodeResult, EpisodeSession, TurnRequest } from './rollout/episode.ts'
 export type { Group } from './rollout/group.ts'
+export type { SavedCompletion, SavedSample, SavedState, SavedTask, SavedTokens } from './rollout/saved.ts'
 export type { ChatMessage, Prompt, Sampling, Task, TaskKind } from './rollout/task.ts'
 export type { Trajectory, Turn } from './rollout/trajectory.ts'
 export type { BatchesOptions } from './run/batch-options.ts'

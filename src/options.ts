@@ -9,7 +9,9 @@ import type { DriverFactory } from './engines/driver.ts'
 import { type EngineName, engineFactory, engineNames } from './engines/index.ts'
 import { RolloutError } from './errors.ts'
 import { isRecord, type Problem, problemList, type Report, rejectUnknownKeys, show } from './problems.ts'
+import { type CheckedState, checkSaved } from './rollout/check-saved.ts'
 import type { LogprobBasis } from './rollout/completion.ts'
+import type { SavedState } from './rollout/saved.ts'
 import { isPolicy, type PolicyOption, policyNames } from './scheduling/policies.ts'
 import { type Logger, quietLogger } from './telemetry/logger.ts'
 
@@ -77,6 +79,8 @@ export interface SupervisorOptions {
   readonly instanceMachine?: typeof instanceMachine
   /** Eight lower-case letters or digits that begin every request id. @default random */
   readonly runId?: string
+  /** What `save()` returned: its samples wait again, with the tokens they had, and are in `restored`. @default nothing */
+  readonly restore?: SavedState
 }
 
 export interface CheckedInstance {
@@ -105,6 +109,7 @@ export interface CheckedOptions {
   readonly clock: Clock
   readonly instanceMachine: SupervisorOptions['instanceMachine']
   readonly runId: string | undefined
+  readonly restore: CheckedState | null
 }
 
 const OPTION_KEYS: readonly (keyof SupervisorOptions)[] = [
@@ -120,6 +125,7 @@ const OPTION_KEYS: readonly (keyof SupervisorOptions)[] = [
   'clock',
   'instanceMachine',
   'runId',
+  'restore',
 ]
 const INSTANCE_KEYS: readonly (keyof InstanceOptions)[] = [
   'url',
@@ -199,6 +205,7 @@ export function checkOptions(options: SupervisorOptions): CheckedOptions {
     clock: checkClock(given.clock, report),
     instanceMachine: checkMachine(given.instanceMachine, report),
     runId: checkString(report, 'runId', given.runId, undefined),
+    restore: checkSaved(given.restore, report),
   }
   if (checked.runId !== undefined && !/^[a-z0-9]{8}$/.test(checked.runId)) {
     report('runId', 'eight lower-case letters or digits', show(checked.runId))

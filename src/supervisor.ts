@@ -12,6 +12,7 @@ import { checkTask } from './rollout/check-task.ts'
 import type { Completion } from './rollout/completion.ts'
 import type { EpisodeCode, EpisodeOptions, EpisodeResult } from './rollout/episode.ts'
 import type { Group } from './rollout/group.ts'
+import type { SavedState } from './rollout/saved.ts'
 import type { Task } from './rollout/task.ts'
 import { type BatchesOptions, checkBatches } from './run/batch-options.ts'
 import { openBatches } from './run/batches.ts'
@@ -23,8 +24,10 @@ import { drain, join, probe } from './run/fleet.ts'
 import { admit, hasFreeSlot, withdraw } from './run/intake.ts'
 import { type RolloutOptions, rolloutBatch } from './run/on-policy.ts'
 import { pause, resume, tellPhase, type UpdateReport, updateWeights } from './run/phases.ts'
+import { restoreRun } from './run/restore.ts'
 import { Rollout } from './run/rollout.ts'
 import { type Instance, isIdle, mustBeOpen, type Run } from './run/run.ts'
+import { saveRun } from './run/save.ts'
 import type { TaskSource } from './run/source.ts'
 import { type FleetView, statesOf, viewFleet } from './run/views.ts'
 import type { SupervisorEvent } from './telemetry/events.ts'
@@ -80,10 +83,18 @@ export class Supervisor {
   /** The fleet now, then its changes, at most ten a second. */
   readonly states$: Observable<FleetView>
 
+  /**
+   * Tasks of the state that it was restored from, those of batches aside that had ended. Their results come as those of any task; the groups of a batch
+   * come with the next `rollout()` or `batches()`.
+   */
+  readonly restored: readonly Rollout[]
+
   constructor(options: SupervisorOptions) {
     const checked = checkOptions(options)
     this.#run = createRun(checked)
     join(this.#run, checked.instances)
+    const tasks = checked.restore === null ? [] : restoreRun(this.#run, checked.restore)
+    this.restored = tasks.map((task) => new Rollout(this.#run, task))
     this.completions$ = this.#run.hub.completions.asObservable()
     this.groups$ = this.#run.hub.groups.asObservable()
     this.events$ = this.#run.hub.events.asObservable()
@@ -110,9 +121,12 @@ export class Supervisor {
     if (run.closing) throw new RolloutError('CLOSED', 'start was overtaken by close()')
     run.actor.send({ type: 'fleet.ready' })
     tellPhase(run)
-    const open = [...run.instances.values()].filter(
-      (instance) => instance.account.limit > 0 || instance.actor.getSnapshot().matches('paused'),
-    )
+    const isRestored = run.version !== null && run.lastUpdate === null
+    const open = [...run.instances.values()].filter(({ account, actor }) => {
+      const state = actor.getSnapshot()
+      // Servers with other weights than the restored run had wait for the trainer's first update.
+      return account.limit > 0 || state.matches('paused') || (isRestored && state.matches('stale'))
+    })
     if (open.length >= run.options.minInstances) return
     const faults = [...run.instances.values()].filter((instance) => instance.fault !== null)
     const lines = faults.map(({ id, fault }) => `\n  ${id}: ${messageOf(fault)}`)
@@ -234,6 +248,16 @@ export class Supervisor {
   async remove(id: string): Promise<void> {
     mustBeOpen(this.#run, 'remove')
     await drain(this.#run, id, 0)
+  }
+
+  /**
+   * The run at this moment as plain data, for `createSupervisor({ restore })`: queue, partial tokens, groups that are not whole, finished groups that no
+   * batch has handed out, counts. Stops nothing; what changes later is not in it, so what is handed out after it comes again (at least once).
+   * Episodes, signals and listeners are code and are left out.
+   * @throws RolloutError NOT_SAVABLE that names each task whose `meta` JSON cannot hold
+   */
+  save(): SavedState {
+    return saveRun(this.#run)
   }
 
   getSnapshot(): FleetView {

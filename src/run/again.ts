@@ -36,7 +36,8 @@ export function waitAgain(
   run.hub.changed()
 }
 
-function isResumable({ instance }: Attempt, { task }: Sample): boolean {
+/** Whether a sample whose attempt is broken off goes on from its tokens. */
+export function isResumable({ instance }: Attempt, { task }: Sample): boolean {
   return can(instance).tokenIds && (task.promptTokenIds !== null || isTokenIds(task.spec.prompt))
 }
 

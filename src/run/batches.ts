@@ -84,6 +84,9 @@ export function openBatches(run: Run, tasks: TaskSource, options: CheckedBatches
     run.feeds.add(feed)
     run.onVersion.add(sweep)
     run.onClosing.add(closing)
+    const orphans = [...run.orphans]
+    run.orphans.clear()
+    for (const task of orphans) begun(task)
     if (run.closing) closing(new RolloutError('CLOSED', 'the supervisor was closed'))
   }
   function leave(): void {
@@ -94,6 +97,7 @@ export function openBatches(run: Run, tasks: TaskSource, options: CheckedBatches
     const left = [...entries]
     entries.clear()
     for (const { task, group, giveUp } of left) {
+      run.kept.delete(task)
       giveUp?.()
       if (group === null) cancel(run, task, 'its stream of batches has ended')
     }
@@ -120,6 +124,7 @@ export function openBatches(run: Run, tasks: TaskSource, options: CheckedBatches
     }
     const entry: Entry = { task, group: null, rank: null, age: 0, giveUp: null }
     entries.add(entry)
+    run.kept.set(task, 'batches')
     void groupOf(task).then((group) => rolled(entry, group))
   }
   function rolled(entry: Entry, group: Group): void {
@@ -182,6 +187,7 @@ export function openBatches(run: Run, tasks: TaskSource, options: CheckedBatches
     entry.giveUp?.()
     if (entry.rank !== null) ready--
     entries.delete(entry)
+    run.kept.delete(entry.task)
     count(reason, error)
   }
   function count(reason: RejectReason, error: RolloutError | null): void {
@@ -218,6 +224,7 @@ export function openBatches(run: Run, tasks: TaskSource, options: CheckedBatches
     const groups = chosen.map((entry) => {
       const { group, age } = entry
       entries.delete(entry)
+      run.kept.delete(entry.task)
       addAges(staleness, group!.completions, run.version, first)
       return { ...group!, staleness: age, tooOld: age > maxStaleness }
     })

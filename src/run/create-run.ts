@@ -80,6 +80,8 @@ export function createRun(options: CheckedOptions): Run {
     vocabularySize: null,
     smallestVocabulary: null,
     carried: new Set(),
+    kept: new Map(),
+    orphans: new Set(),
     carriedSamples: 0,
     feeds: new Set(),
     onVersion: new Set(),

@@ -44,25 +44,7 @@ export function enter(run: Run, ownId: string | undefined, spec: CheckedTask, tu
       `expected an id that no live task has, found ${JSON.stringify(id)}; ids are free again when the group has ended`,
     )
   }
-  const live: LiveTask = {
-    id,
-    spec,
-    // Of their final size: an array that grows by `push` keeps room for 16 more.
-    samples: new Array<Sample>(spec.samples),
-    completions: new Array<Completion>(spec.samples),
-    ended: 0,
-    started: turn?.goesOn === true,
-    carried: false,
-    promptTokenIds: null,
-    maxTokenId: spec.maxTokenId,
-    needs: needsOf(spec.sampling),
-    session: turn?.session ?? (spec.sessionId === null ? null : run.sessions.open(spec.sessionId)),
-    episode: turn?.episode ?? null,
-    resolve: null,
-    group: null,
-    listeners: null,
-    offSignal: null,
-  }
+  const live = createTask(run, id, spec, turn)
   const now = run.clock.now()
   const waitsForTokens = needsTokens(run, live)
   run.tasks.set(id, live)
@@ -83,6 +65,29 @@ export function enter(run: Run, ownId: string | undefined, spec: CheckedTask, tu
   if (waitsForTokens && run.tasks.get(id) === live) tokenize(run, live)
   run.hub.changed()
   return live
+}
+
+/** A task without samples, in no book. */
+export function createTask(run: Run, id: string, spec: CheckedTask, turn: TurnOf | null = null): LiveTask {
+  return {
+    id,
+    spec,
+    // Of their final size: an array that grows by `push` keeps room for 16 more.
+    samples: new Array<Sample>(spec.samples),
+    completions: new Array<Completion>(spec.samples),
+    ended: 0,
+    started: turn?.goesOn === true,
+    carried: false,
+    promptTokenIds: null,
+    maxTokenId: spec.maxTokenId,
+    needs: needsOf(spec.sampling),
+    session: turn?.session ?? (spec.sessionId === null ? null : run.sessions.open(spec.sessionId)),
+    episode: turn?.episode ?? null,
+    resolve: null,
+    group: null,
+    listeners: null,
+    offSignal: null,
+  }
 }
 
 /** True where more slots are free than samples wait for token ids: another of them would get one. */

@@ -79,6 +79,7 @@ function gather(
     }
     function leave(): void {
       done = true
+      for (const task of tasks) run.kept.delete(task)
       run.onClosing.delete(fail)
       signal?.removeEventListener('abort', abort)
     }
@@ -106,7 +107,10 @@ function gather(
 
     run.onClosing.add(fail)
     signal?.addEventListener('abort', abort, { once: true })
-    for (const task of tasks) task.resolve = ended
+    for (const task of tasks) {
+      run.kept.set(task, 'rollout')
+      task.resolve = ended
+    }
     // Some ended while they were carried, or were cancelled by whoever was told of them.
     for (const { group } of tasks) if (group !== null && !done) ended(group)
   })

@@ -51,8 +51,10 @@ export function phaseOf(run: Run): 'starting' | 'rollout' | 'paused' | 'weightUp
 /** Brings the whole fleet to a version. Throws UPDATE_FAILED when fewer than minInstances made it. */
 export async function updateWeights(run: Run, update: CheckedUpdate): Promise<UpdateReport> {
   mustGoOn(run)
-  // The same version again repairs instances that it failed on.
-  const isRepair = update.version === run.version && [...run.instances.values()].some((each) => isBehind(run, each))
+  // The same version again repairs instances that it failed on, and is what a restored run begins with.
+  const isRepair =
+    update.version === run.version &&
+    (run.lastUpdate === null || [...run.instances.values()].some((each) => isBehind(run, each)))
   if (run.version !== null && update.version <= run.version && !isRepair) {
     throw new RolloutError(
       'INVALID_OPTIONS',

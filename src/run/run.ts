@@ -190,6 +190,10 @@ export interface Run {
   smallestVocabulary: number | null
   /** Tasks that the last on-policy batch left for the next. */
   readonly carried: Set<LiveTask>
+  /** Tasks of which a batch is made, until it is handed out. Some have ended. */
+  readonly kept: Map<LiveTask, 'rollout' | 'batches'>
+  /** Tasks of a stream of batches of the run that was restored: the first stream that is opened takes them over. */
+  readonly orphans: Set<LiveTask>
   /** Samples of theirs that wait for it: nothing to wait for, for whoever waits for the end. */
   carriedSamples: number
   /** Open streams of batches, the one whose turn it is first. */

@@ -2,8 +2,8 @@
  * The end of an attempt as the sample sees it: its segment is written and every token of it is labelled with a version (I8).
  */
 import type { WireSpan } from '../engines/driver.ts'
-import type { SegmentEnd } from '../rollout/completion.ts'
-import { addSegment, addSpan, outputOf, type Sample, tokenCount } from '../rollout/sample.ts'
+import type { SegmentEnd, VersionSpan } from '../rollout/completion.ts'
+import { addSegment, addSpan, type Output, outputOf, type Sample, tokenCount } from '../rollout/sample.ts'
 import { noteAttempt } from '../scheduling/sessions.ts'
 import type { Attempt, Run } from './run.ts'
 
@@ -27,7 +27,7 @@ export function part(
   else if (reason === 'failed' || reason === 'timedOut') sample.fruitless++
   const { session } = sample.task
   if (session !== null) noteAttempt(session, attempt.instance.id, attempt.version, reason)
-  if (end > attempt.start) label(attempt, sample, end, spans)
+  if (end > attempt.start) label(attempt, outputOf(sample), end, spans)
   addSegment(sample, {
     instance: attempt.instance.id,
     attempt: attempt.requestId,
@@ -40,9 +40,15 @@ export function part(
   })
 }
 
+/** The spans of a sample as they would be if its attempt ended now. */
+export function spansSoFar(attempt: Attempt, output: Output): readonly VersionSpan[] {
+  const copy = { ...output, spans: [...output.spans] }
+  label(attempt, copy, output.length, null)
+  return copy.spans
+}
+
 /** Decision 3: the server's own spans, else the version when the request was sent. */
-function label(attempt: Attempt, sample: Sample, end: number, spans: readonly WireSpan[] | null): void {
-  const output = outputOf(sample)
+function label(attempt: Attempt, output: Output, end: number, spans: readonly WireSpan[] | null): void {
   let covered = attempt.start
   for (const span of spans ?? []) {
     const start = Math.max(covered, attempt.start + span.start)

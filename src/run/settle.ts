@@ -29,6 +29,8 @@ export function settle(
   const completion = completionOf(sample, outcome, error, finishReason, now)
   task.completions[sample.index] = completion
   task.ended++
+  // What an episode yields is its trajectory. Readers have it before anybody is told, who may save the run.
+  if (task.spec.kind === 'rollout' && task.episode === null) run.sinks.push(completion)
   if (run.hub.listens(task)) {
     run.hub.tell(
       {
@@ -44,8 +46,6 @@ export function settle(
     )
   }
   run.hub.completions.next(completion)
-  // What an episode yields is its trajectory.
-  if (task.spec.kind === 'rollout' && task.episode === null) run.sinks.push(completion)
   // Whoever was just told may have cancelled the rest of the task, and with it closed it.
   if (task.ended === task.samples.length && task.group === null) close(run, task)
   run.hub.changed()

@@ -10,6 +10,10 @@ export interface CompletionSinks {
   /** True while some reader is too far behind for new tasks to be admitted. */
   readonly full: boolean
   push(completion: Completion): void
+  /** What some reader has not taken yet. */
+  unread(): Completion[]
+  /** For the first reader to begin. */
+  putBack(completions: readonly Completion[]): void
   open(options: {
     readonly highWaterMark: number
     readonly signal: AbortSignal | undefined
@@ -31,6 +35,8 @@ export function createCompletionSinks(onChange: () => void): CompletionSinks {
   const sinks = new Set<Sink>()
   let full = 0
   let closed = false
+  /** Put back, and not taken by a reader yet. */
+  let returned: readonly Completion[] = []
 
   function measure(sink: Sink): void {
     const isFull = !sink.ended && sink.buffer.length >= sink.highWaterMark
@@ -63,6 +69,10 @@ export function createCompletionSinks(onChange: () => void): CompletionSinks {
         wake(sink)
       }
     },
+    unread: () => [...new Set([...returned, ...[...sinks].flatMap(({ buffer }) => buffer)])],
+    putBack(completions) {
+      returned = completions
+    },
     open({ highWaterMark, signal }) {
       const sink: Sink = { buffer: [], highWaterMark, full: false, wake: null, ended: false }
       let begun = false
@@ -77,7 +87,12 @@ export function createCompletionSinks(onChange: () => void): CompletionSinks {
         begun = true
         aborted = signal?.aborted === true
         if (closed || aborted) sink.ended = true
-        else sinks.add(sink)
+        else {
+          sinks.add(sink)
+          sink.buffer.push(...returned)
+          returned = []
+          measure(sink)
+        }
         signal?.addEventListener('abort', abort, { once: true })
       }
       function finish(): void {
