@@ -1,9 +1,11 @@
 /**
  * The run as a statechart: membership of the fleet, phases, and the moments at which waiting samples may be placed.
  *
- * Placement happens in the action `place` and nowhere else, so only on an event to this actor and only in phase `rollout`
- * (D13, I10). The machine ships with an empty `place`; createSupervisor provides the real one. Instances are spawned in one
- * batch, because spawning one by one is quadratic in live children, and stopped children are removed.
+ * Placement happens in the action `place` and nowhere else, so only on an event to this actor, and only in the phases rollout and
+ * evaluation, and in an update that rolls over the fleet while the rest of it serves on (D13, I10). A pause that has to wait for one of
+ * these to end is wanted from the moment it was asked for: `place` is told by the context. The machine ships with an empty `place`;
+ * createSupervisor provides the real one. Instances are spawned in one batch, because spawning one by one is quadratic in live
+ * children, and stopped children are removed.
  */
 import { assign, setup, stopChild } from 'xstate'
 import { type InstanceInput, instanceMachine } from './instance.ts'
@@ -27,7 +29,11 @@ export type SupervisorMachineEvent =
   | { readonly type: 'queue.changed' }
   | { readonly type: 'pause.requested' }
   | { readonly type: 'resume.requested' }
+  | { readonly type: 'evaluation.started' }
+  | { readonly type: 'evaluation.ended' }
   | { readonly type: 'update.started' }
+  /** Instance by instance: the others serve on. */
+  | { readonly type: 'update.rolls' }
   | { readonly type: 'gates.closed' }
   | { readonly type: 'fleet.quiet' }
   | { readonly type: 'weights.applied' }
@@ -37,7 +43,7 @@ export type SupervisorMachineEvent =
   | { readonly type: 'run.stopping' }
   | { readonly type: 'run.stopped' }
 
-/** The run: starting, rollout, paused, weightUpdate, stopping, stopped. */
+/** The run: starting, rollout, evaluation, paused, weightUpdate, stopping, stopped. */
 export const supervisorMachine = setup({
   types: {
     context: {} as SupervisorContext,
@@ -89,12 +95,24 @@ export const supervisorMachine = setup({
         'instance.opened': { actions: 'place' },
         'queue.changed': { actions: 'place' },
         'pause.requested': { target: 'paused', actions: 'wantPause' },
+        'evaluation.started': { target: 'evaluation' },
         'update.started': { target: 'weightUpdate' },
+      },
+    },
+    evaluation: {
+      entry: 'place',
+      on: {
+        'task.submitted': { actions: 'place' },
+        'slot.freed': { actions: 'place' },
+        'instance.opened': { actions: 'place' },
+        'queue.changed': { actions: 'place' },
+        'evaluation.ended': [{ guard: 'isPaused', target: 'paused' }, { target: 'rollout' }],
       },
     },
     paused: {
       on: {
         'resume.requested': { target: 'rollout', actions: 'wantResume' },
+        'evaluation.started': { target: 'evaluation' },
         'update.started': { target: 'weightUpdate' },
       },
     },
@@ -102,10 +120,20 @@ export const supervisorMachine = setup({
       initial: 'closing',
       on: { 'update.failed': { target: '.reopening' } },
       states: {
-        closing: { on: { 'gates.closed': { target: 'interrupting' } } },
+        closing: { on: { 'gates.closed': { target: 'interrupting' }, 'update.rolls': { target: 'rolling' } } },
         interrupting: { on: { 'fleet.quiet': { target: 'applying' } } },
         applying: { on: { 'weights.applied': { target: 'verifying' } } },
         verifying: { on: { 'weights.verified': { target: 'reopening', actions: 'setVersion' } } },
+        rolling: {
+          entry: 'place',
+          on: {
+            'task.submitted': { actions: 'place' },
+            'slot.freed': { actions: 'place' },
+            'instance.opened': { actions: 'place' },
+            'queue.changed': { actions: 'place' },
+            'weights.verified': { target: 'reopening', actions: 'setVersion' },
+          },
+        },
         reopening: {
           on: {
             'gates.opened': [{ guard: 'isPaused', target: '#supervisor.paused' }, { target: '#supervisor.rollout' }],

@@ -42,6 +42,7 @@ const TABLE = {
     means: 'the code of an episode generated after its end or twice at once, or left a turn without waiting for it',
   },
   NOT_SAVABLE: { retryable: false, means: 'a task carries something that a saved state cannot hold' },
+  EVALUATION_TIMEOUT: { retryable: true, means: 'the sample had not ended when its evaluation ran out of time' },
   UPDATE_FAILED: { retryable: true, means: 'a weight update failed on too many instances' },
   POLICY_FAILED: { retryable: false, means: 'a user policy threw or answered with an instance that cannot take work' },
 } as const

@@ -37,10 +37,12 @@ export type { SavedCompletion, SavedSample, SavedState, SavedTask, SavedTokens }
 export type { ChatMessage, Prompt, Sampling, Task, TaskKind } from './rollout/task.ts'
 export type { Trajectory, Turn } from './rollout/trajectory.ts'
 export type { BatchesOptions } from './run/batch-options.ts'
-export type { InstanceUpdate, UpdateStep } from './run/bring.ts'
+export type { InstanceUpdate, UpdateMode, UpdateStep } from './run/bring.ts'
+export type { EvaluationStyle } from './run/evaluation.ts'
 export type { BatchesView } from './run/feed.ts'
 export type { RolloutOptions } from './run/on-policy.ts'
-export type { UpdateReport } from './run/phases.ts'
+export type { InstancePause, PauseReport, PauseStep, PauseStyle } from './run/pause.ts'
+export type { EvaluateOptions, PauseOptions, ResumeOptions, WeightUpdateOptions } from './run/phase-options.ts'
 export {
   type ConnectedInstance,
   connectInstance,
@@ -49,12 +51,13 @@ export {
 } from './run/probe-instance.ts'
 export type { Rollout } from './run/rollout.ts'
 export type { TaskSource } from './run/source.ts'
+export type { UpdateReport } from './run/update.ts'
 export type { FleetView, InstanceView } from './run/views.ts'
 export type { BatchOrder } from './scheduling/batch-order.ts'
 export { type PolicyOption, policyNames } from './scheduling/policies.ts'
 export type { InstanceLoad, Placeable, PlacementPolicy } from './scheduling/policy.ts'
 export type { RolloutEvent, TokensEvent } from './streams/task-events.ts'
-export { type CompletionsOptions, createSupervisor, type Supervisor, type WeightUpdateOptions } from './supervisor.ts'
+export { type CompletionsOptions, createSupervisor, type Supervisor } from './supervisor.ts'
 export type {
   EpisodeEvent,
   InstanceEvent,

@@ -2,10 +2,9 @@
  * createSupervisor: checks the options, wires the parts, hands out the handle. The handle holds no logic of its own.
  */
 import type { Observable } from 'rxjs'
-import { checkCall, checkInteger, checkNumber, checkOneOf, checkSignal } from './checks.ts'
+import { checkCall, checkInteger, checkNumber, checkSignal } from './checks.ts'
 import { messageOf, RolloutError } from './errors.ts'
 import { checkInstance, checkOptions, type InstanceOptions, type SupervisorOptions } from './options.ts'
-import { show } from './problems.ts'
 import type { Batch } from './rollout/batch.ts'
 import { checkEpisode } from './rollout/check-episode.ts'
 import { checkTask } from './rollout/check-task.ts'
@@ -16,35 +15,34 @@ import type { SavedState } from './rollout/saved.ts'
 import type { Task } from './rollout/task.ts'
 import { type BatchesOptions, checkBatches } from './run/batch-options.ts'
 import { openBatches } from './run/batches.ts'
-import type { CheckedUpdate } from './run/bring.ts'
 import { closeRun } from './run/close.ts'
 import { createRun } from './run/create-run.ts'
+import { drainRun } from './run/drain-run.ts'
 import { runEpisode } from './run/episode.ts'
+import { evaluate } from './run/evaluate.ts'
 import { drain, join, probe } from './run/fleet.ts'
 import { admit, hasFreeSlot, withdraw } from './run/intake.ts'
 import { type RolloutOptions, rolloutBatch } from './run/on-policy.ts'
-import { pause, resume, tellPhase, type UpdateReport, updateWeights } from './run/phases.ts'
+import { type PauseReport, pauseRun, resumeRun } from './run/pause.ts'
+import { placesWork, tellPhase } from './run/phase.ts'
+import {
+  checkEvaluation,
+  checkPause,
+  checkResume,
+  checkUpdate,
+  type EvaluateOptions,
+  type PauseOptions,
+  type ResumeOptions,
+  type WeightUpdateOptions,
+} from './run/phase-options.ts'
 import { restoreRun } from './run/restore.ts'
 import { Rollout } from './run/rollout.ts'
-import { type Instance, isIdle, mustBeOpen, type Run } from './run/run.ts'
+import { mustBeOpen, type Run } from './run/run.ts'
 import { saveRun } from './run/save.ts'
 import type { TaskSource } from './run/source.ts'
+import { type UpdateReport, updateFleet } from './run/update.ts'
 import { type FleetView, statesOf, viewFleet } from './run/views.ts'
 import type { SupervisorEvent } from './telemetry/events.ts'
-
-/** Options of `updateWeights()`. */
-export interface WeightUpdateOptions {
-  /** Integer >= 0, above the fleet's version. */
-  readonly version: number
-  /** `drain` lets running generations end before the weights change. @default 'drain' */
-  readonly mode?: 'drain'
-  /** Folder of the new weights, as the servers see it. Either this or `apply`. */
-  readonly path?: string
-  /** Loads the weights in a way of your own; afterwards the server must say the new version. */
-  readonly apply?: (instance: { readonly id: string; readonly url: string }, signal: AbortSignal) => Promise<void>
-  /** Bounds the wait for running generations, and then loading on each instance. @default 600000 */
-  readonly timeoutMs?: number
-}
 
 /** Options of `completions()`. */
 export interface CompletionsOptions {
@@ -53,7 +51,6 @@ export interface CompletionsOptions {
   readonly highWaterMark?: number
 }
 
-const DEFAULT_UPDATE_MS = 600_000
 const DEFAULT_HIGH_WATER_MARK = 1_024
 /** Probes of a large fleet go out this many at a time. */
 const PROBES_AT_ONCE = 64
@@ -72,8 +69,6 @@ export class Supervisor {
   readonly #onClose = new Set<() => void>()
   #starting: Promise<void> | null = null
   #closing: Promise<void> | null = null
-  /** Weight updates wait in one line (decision 9). */
-  #line: Promise<unknown> = Promise.resolve()
 
   /** Every completion, evaluations included: hot, one item per sample, never errors, completes on close. */
   readonly completions$: Observable<Completion>
@@ -121,6 +116,7 @@ export class Supervisor {
     if (run.closing) throw new RolloutError('CLOSED', 'start was overtaken by close()')
     run.actor.send({ type: 'fleet.ready' })
     tellPhase(run)
+    run.line.look()
     const isRestored = run.version !== null && run.lastUpdate === null
     const open = [...run.instances.values()].filter(({ account, actor }) => {
       const state = actor.getSnapshot()
@@ -163,7 +159,7 @@ export class Supervisor {
    */
   trySubmit<M = unknown>(task: Task<M>): Rollout<M> | null {
     const run = this.#run
-    if (run.queue.size > 0 || !hasFreeSlot(run) || !run.actor.getSnapshot().matches('rollout')) {
+    if (run.queue.size > 0 || !hasFreeSlot(run) || !placesWork(run)) {
       mustBeOpen(run, 'trySubmit')
       checkTask(task, run.vocabularySize)
       return null
@@ -205,26 +201,45 @@ export class Supervisor {
     return openBatches(this.#run, source, checked) as AsyncIterableIterator<Batch<M>>
   }
 
-  /** Stops placement at once; running generations end by themselves. Resolves when none is left. */
-  async pause(options: { readonly timeoutMs?: number } = {}): Promise<void> {
-    mustBeOpen(this.#run, 'pause')
-    const timeoutMs = checkCall('pause', ['timeoutMs'], options, (report) =>
-      checkNumber(report, 'timeoutMs', options.timeoutMs, { min: 0 }, null),
-    )
-    await pause(this.#run, timeoutMs)
+  /**
+   * Runs evaluations before everything else, and interrupts rollouts for them where slots are missing (`interrupt`). Takes its turn in the line
+   * of phase operations, and keeps the version of the weights that it begins with: an update waits for it. Resolves to the groups in the order
+   * of the tasks; what had not ended at `timeoutMs`, by the signal or at close() is in them as `expired` or `cancelled`.
+   * @throws RolloutError INVALID_TASK, DUPLICATE_TASK or INVALID_OPTIONS, with nothing admitted
+   */
+  async evaluate<M = unknown>(tasks: readonly Task<M>[], options: EvaluateOptions = {}): Promise<Group<M>[]> {
+    return evaluate(this.#run, tasks, checkEvaluation(tasks, options))
   }
 
-  async resume(): Promise<void> {
-    mustBeOpen(this.#run, 'resume')
-    resume(this.#run)
+  /**
+   * Stops placement the moment it is called, until `resume()`; resolves when, in its turn, nothing runs any more or stands still on the servers.
+   * @throws RolloutError WRONG_PHASE that names the instances where that failed; the run is paused all the same
+   */
+  async pause(options: PauseOptions = {}): Promise<PauseReport> {
+    const run = this.#run
+    mustBeOpen(run, 'pause')
+    const pause = checkPause(options)
+    return pauseRun(run, pause)
   }
 
-  /** Brings every instance to new weights. Updates asked for while one runs wait for it. */
+  /** Takes memory back that was given away, opens servers that stood still, and places again. Instances that do not come back are in the report. */
+  async resume(options: ResumeOptions = {}): Promise<PauseReport> {
+    const run = this.#run
+    mustBeOpen(run, 'resume')
+    const { timeoutMs } = checkResume(options)
+    return run.line.enter({ name: 'resume', timeoutMs }, () => resumeRun(run))
+  }
+
+  /**
+   * Brings every instance to new weights: gates closed, running generations treated as `mode` says, the servers quiet by their own count, loaded,
+   * caches emptied, the version read back, gates opened. An instance that fails a step is named in the report, taken out, and never left paused.
+   * @throws RolloutError UPDATE_FAILED when fewer than `minInstances` made it; INVALID_OPTIONS for a version that does not grow
+   */
   async updateWeights(options: WeightUpdateOptions): Promise<UpdateReport> {
+    const run = this.#run
+    mustBeOpen(run, 'updateWeights')
     const update = checkUpdate(options)
-    const next = this.#line.then(() => updateWeights(this.#run, update))
-    this.#line = next.catch(() => {})
-    return next
+    return run.line.enter({ name: 'updateWeights', timeoutMs: update.timeoutMs }, () => updateFleet(run, update))
   }
 
   /** Adds an instance while running; it takes work as soon as it answers. @returns its id */
@@ -274,60 +289,23 @@ export class Supervisor {
     return this.#run.actor
   }
 
-  /** Resolves when nothing is waiting or running and no episode is left; groups that were carried over to the next `rollout()` do not count. */
+  /**
+   * Resolves when nothing is waiting or running and no episode is left; groups that were carried over to the next `rollout()` do not count. Phase
+   * operations asked for after it wait for that, unless the run cannot go on without them.
+   */
   async drainAll(options: { readonly signal?: AbortSignal } = {}): Promise<void> {
     const run = this.#run
     const signal = checkCall('drainAll', ['signal'], options, (report) => checkSignal(report, options.signal))
-    return new Promise((resolve, reject) => {
-      const settle = (): void => {
-        if (!isIdle(run)) return
-        leave()
-        resolve()
-      }
-      const abort = (): void => {
-        leave()
-        reject(signal?.reason as Error)
-      }
-      const leave = (): void => {
-        run.onIdle.delete(settle)
-        signal?.removeEventListener('abort', abort)
-      }
-      run.onIdle.add(settle)
-      signal?.addEventListener('abort', abort, { once: true })
-      if (signal?.aborted === true) abort()
-      else settle()
-    })
+    return drainRun(run, signal)
   }
 
   /** Cancels what is live, tells the engines, and ends every actor, timer and socket. Called twice, it is the same close. */
   close(): Promise<void> {
-    this.#closing ??= closeRun(this.#run, this.#onClose, this.#line)
+    this.#closing ??= closeRun(this.#run, this.#onClose)
     return this.#closing
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
   }
-}
-
-function checkUpdate(options: WeightUpdateOptions): CheckedUpdate {
-  return checkCall('updateWeights', ['version', 'mode', 'path', 'apply', 'timeoutMs'], options, (report) => {
-    const { path, apply } = options
-    checkOneOf(report, 'mode', options.mode, ['drain'], 'drain')
-    if (options.version === undefined) report('version', 'an integer of at least 0', 'nothing')
-    if ((path === undefined) === (apply === undefined))
-      report('path', 'either path or apply', path === undefined ? 'neither' : 'both')
-    if (path !== undefined && (typeof path !== 'string' || path === ''))
-      report('path', 'a folder, as the servers see it', show(path))
-    if (apply !== undefined && typeof apply !== 'function') report('apply', 'a function', show(apply))
-    const version = checkInteger(report, 'version', options.version, { min: 0 }, 0)
-    return {
-      version,
-      timeoutMs: checkNumber(report, 'timeoutMs', options.timeoutMs, { min: 0, exclusive: true }, DEFAULT_UPDATE_MS),
-      apply: (instance: Instance, signal: AbortSignal) =>
-        path === undefined
-          ? apply!({ id: instance.id, url: instance.spec.url }, signal)
-          : instance.driver.updateWeights({ version, path, frozen: false }, signal),
-    }
-  })
 }

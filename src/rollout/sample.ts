@@ -21,6 +21,8 @@ export interface LiveTask {
   started: boolean
   /** True while it waits for the next on-policy batch (decision 26). */
   carried: boolean
+  /** True while its samples wait aside for the turn of the operation that they belong to. */
+  isHeld: boolean
   /** Token ids of a text or chat prompt, once a server has made them. */
   promptTokenIds: readonly number[] | null
   /** Largest token id of the prompt, or -1 while there are none. */
@@ -44,7 +46,7 @@ export interface Sample extends Waiter {
   readonly index: number
   status: 'waiting' | 'running' | 'ended'
   /** Why it is not in the queue although it waits, or null. */
-  parked: 'backoff' | 'version' | 'carried' | 'tokenizing' | null
+  parked: 'backoff' | 'version' | 'carried' | 'phase' | 'tokenizing' | null
   /** Timer of its backoff. */
   backoff: unknown
   queuedAt: number

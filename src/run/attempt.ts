@@ -47,7 +47,7 @@ export function openAttempt(run: Run, sample: Sample, instance: Instance, lease:
     served,
     placedAt: now,
     start: tokenCount(sample),
-    version: run.version,
+    version: instance.version,
     firstTokenAt: null,
     lastTokenAt: now,
     beganAt,
@@ -61,6 +61,7 @@ export function openAttempt(run: Run, sample: Sample, instance: Instance, lease:
     onAccepted: null,
     hangUp: null,
     interruption: null,
+    seams: null,
     watch: null,
   }
   run.attempts.set(sample, attempt)
@@ -200,14 +201,15 @@ function finish(run: Run, attempt: Attempt, sample: Sample, last: Chunk): void {
   attempt.instance.totals.completed++
   settle(run, sample, 'completed', null, finishReason)
   giveBack(run, attempt)
-  if (saysOtherWeights(run, attempt, last) && isMember(run, attempt.instance))
+  if (saysOtherWeights(attempt, last) && isMember(run, attempt.instance))
     attempt.instance.actor.send({ type: 'weights.lost' })
 }
 
 /** A server that restarted between two requests is found by what its answer is stamped with. */
-function saysOtherWeights(run: Run, attempt: Attempt, last: Chunk): boolean {
+function saysOtherWeights(attempt: Attempt, last: Chunk): boolean {
   const label = last.versions?.at(-1)?.version
-  return label !== undefined && run.version !== null && attempt.version === run.version && label !== String(run.version)
+  const { version } = attempt
+  return label !== undefined && version !== null && version === attempt.instance.version && label !== String(version)
 }
 
 /**

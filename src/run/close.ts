@@ -4,15 +4,15 @@
 import { messageOf, RolloutError } from '../errors.ts'
 import { hangUp } from './detach.ts'
 import { forgetRefusal } from './health.ts'
+import { leaveOpen } from './hold.ts'
 import { cancel } from './intake.ts'
-import { tellPhase } from './phases.ts'
+import { tellPhase } from './phase.ts'
 import type { Run } from './run.ts'
 
 /** How long close waits for engines to end aborted work before it closes their sockets. */
 const GRACE_MS = 2_000
 
-/** `work` is what was asked for and goes on: it is told, and waited for. */
-export async function closeRun(run: Run, onClose: Set<() => void>, work: Promise<unknown>): Promise<void> {
+export async function closeRun(run: Run, onClose: Set<() => void>): Promise<void> {
   run.closing = true
   run.actor.send({ type: 'run.stopping' })
   tellPhase(run)
@@ -20,8 +20,9 @@ export async function closeRun(run: Run, onClose: Set<() => void>, work: Promise
   for (const end of [...run.onClosing]) end(reason)
   for (const task of [...run.tasks.values()]) cancel(run, task, reason)
   run.carried.clear()
+  await run.line.close(reason)
+  await Promise.all([...run.instances.values()].map((instance) => leaveOpen(run, instance)))
   await engineEnds(run)
-  await work
   const drivers = [...run.instances.values()].map(({ id, driver }) =>
     driver
       .close()

@@ -13,6 +13,7 @@ import { createSessions } from '../scheduling/sessions.ts'
 import { createCompletionSinks } from '../streams/completions.ts'
 import { createHub } from '../streams/hub.ts'
 import { safeLogger } from '../telemetry/logger.ts'
+import { createLine } from './line.ts'
 import { createPaces, setPaces } from './pace.ts'
 import { place } from './placement.ts'
 import type { Run } from './run.ts'
@@ -34,10 +35,10 @@ export function createRun(options: CheckedOptions): Run {
   const machine = supervisorMachine.provide({
     actors: { instance: options.instanceMachine ?? instanceMachine },
     actions: {
-      place: () => {
+      place: ({ context }) => {
         // An action that throws would end the actor and with it the run: a defect here is reported instead.
         try {
-          place(run)
+          place(run, context.paused)
         } catch (cause) {
           log.error({ err: cause }, `placement failed: ${messageOf(cause)}`)
         }
@@ -75,6 +76,11 @@ export function createRun(options: CheckedOptions): Run {
     runId: options.runId ?? randomBytes(4).toString('hex'),
     version: null,
     lastUpdate: null,
+    line: createLine(clock),
+    isHalted: false,
+    pausesWaiting: 0,
+    evaluation: null,
+    oneVersion: null,
     closing: false,
     tracks: [],
     vocabularySize: null,

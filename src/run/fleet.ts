@@ -8,9 +8,13 @@ import type { CheckedInstance } from '../options.ts'
 import { waitAgain } from './again.ts'
 import { bringUpToDate, isBehind } from './bring.ts'
 import { detach } from './detach.ts'
+import { expectedLabel } from './expected-label.ts'
+import { isGateClosed } from './gate.ts'
 import { blame, forgetRefusal } from './health.ts'
+import { isOpenToProbes, leaveOpen } from './hold.ts'
 import { LACKS_NOTHING } from './misfit.ts'
 import { type Instance, isMember, type Run } from './run.ts'
+import { leftFault } from './steps.ts'
 import { askNext } from './tokenize.ts'
 import { forget, learn } from './tracks.ts'
 import { wake } from './wake.ts'
@@ -55,6 +59,12 @@ export function join(run: Run, specs: readonly CheckedInstance[]): Instance[] {
       attempts: new Set(),
       totals: { placed: 0, completed: 0, failed: 0, interrupted: 0, tokens: 0, waitedMs: 0 },
       loadedVersion: null,
+      version: run.version,
+      isTrusted: true,
+      gate: new Set(),
+      held: null,
+      isReleased: false,
+      onLeaving: new Set(),
       loading: Promise.resolve(),
       bringing: { timer: null, tries: 0 },
       probe: null,
@@ -83,11 +93,14 @@ function listen(run: Run, instance: Instance): void {
   })
   actor.on('opened', ({ limit }) => {
     forgetRefusal(run, instance)
-    run.ledger.setLimit(id, limit)
     tellState(run, instance)
+    if (isGateClosed(run, instance)) {
+      actor.send({ type: 'gate.closed' })
+      return
+    }
+    run.ledger.setLimit(id, limit)
     // Back with the weights of before an update that it was away for.
-    if (isBehind(run, instance) && !run.actor.getSnapshot().matches('weightUpdate'))
-      actor.send({ type: 'weights.lost' })
+    if (isBehind(instance)) actor.send({ type: 'weights.lost' })
     // The machine is in the middle of its transition: asked now whether it takes work, it would answer only later.
     queueMicrotask(() => {
       wake(run, 'instance.opened')
@@ -142,9 +155,13 @@ export async function probe(run: Run, instance: Instance): Promise<void> {
   try {
     const found = await driver.probe()
     if (!isMember(run, instance)) return
-    if (found.paused) {
-      run.log.warn({ instance: instance.id }, 'the server was left paused; it is resumed')
-      await driver.resume()
+    // What somebody here holds stays held.
+    if (isOpenToProbes(run, instance)) {
+      if (found.paused) {
+        run.log.warn({ instance: instance.id }, 'the server was left paused; it is resumed')
+        await driver.resume()
+      }
+      instance.held = null
       if (!isMember(run, instance)) return
     }
     instance.probe = found
@@ -152,7 +169,7 @@ export async function probe(run: Run, instance: Instance): Promise<void> {
     instance.fault = null
     learn(run, instance)
     const capacity = spec.capacity ?? slotsOf(found)
-    const expected = run.version === null || found.capabilities.versions === 'none' ? null : String(run.version)
+    const expected = expectedLabel(instance)
     run.log.info(
       {
         instance: instance.id,
@@ -164,13 +181,6 @@ export async function probe(run: Run, instance: Instance): Promise<void> {
       'instance answers',
     )
     actor.send({ type: 'probe.succeeded', capacity, weightVersion: found.weightVersion, expected })
-    if (
-      actor.getSnapshot().matches('serving') &&
-      !run.actor.getSnapshot().matches('rollout') &&
-      !run.actor.getSnapshot().matches('starting')
-    ) {
-      actor.send({ type: 'gate.closed' })
-    }
   } catch (cause) {
     if (!isMember(run, instance)) return
     const error = toRolloutError(cause, 'UNREACHABLE', `instance ${instance.id} cannot be probed`, instance.id)
@@ -211,6 +221,7 @@ export function drain(run: Run, id: string, deadlineMs: number | null): Promise<
 function left(run: Run, instance: Instance): void {
   if (run.closing) return
   run.instances.delete(instance.id)
+  for (const end of [...instance.onLeaving]) end(leftFault(instance))
   run.clock.clearTimeout(instance.bringing.timer)
   run.policy.remove(instance.id)
   forgetRefusal(run, instance)
@@ -227,8 +238,9 @@ function left(run: Run, instance: Instance): void {
   run.hub.changed()
   wake(run, 'queue.changed')
   askNext(run)
-  const closed = instance.attempts.size === 0 ? instance.driver.close() : closeWhenQuiet(run, instance)
-  closed
+  // Whoever was at work there opens the server, before its sockets go.
+  leaveOpen(run, instance)
+    .then(() => (instance.attempts.size === 0 ? instance.driver.close() : closeWhenQuiet(run, instance)))
     .catch((cause: unknown) => run.log.warn({ instance: instance.id }, `the driver did not close: ${messageOf(cause)}`))
     .finally(() => {
       for (const resolve of instance.onLeft) resolve()

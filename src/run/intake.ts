@@ -26,25 +26,27 @@ export interface TurnOf {
   readonly goesOn: boolean
 }
 
-/** Admits a task whole: all its samples wait from now on. */
-export function admit(run: Run, task: Task, turn: TurnOf | null = null): LiveTask {
+/** Admits a task whole: all its samples wait from now on; held, until their task is released. */
+export function admit(run: Run, task: Task, turn: TurnOf | null = null, isHeld: boolean = false): LiveTask {
   mustBeOpen(run, 'submit')
   const spec = checkTask(task, run.vocabularySize)
-  const live = enter(run, task.id, spec, turn)
+  const live = enter(run, task.id, spec, turn, isHeld)
   wake(run, 'task.submitted')
   return live
 }
 
 /** The same for a task that has been checked, without asking for a placement step. */
-export function enter(run: Run, ownId: string | undefined, spec: CheckedTask, turn: TurnOf | null = null): LiveTask {
+export function enter(
+  run: Run,
+  ownId: string | undefined,
+  spec: CheckedTask,
+  turn: TurnOf | null = null,
+  isHeld: boolean = false,
+): LiveTask {
   const id = ownId ?? freshId(run)
-  if (run.tasks.has(id)) {
-    throw new RolloutError(
-      'DUPLICATE_TASK',
-      `expected an id that no live task has, found ${JSON.stringify(id)}; ids are free again when the group has ended`,
-    )
-  }
+  mustBeFree(run, id)
   const live = createTask(run, id, spec, turn)
+  live.isHeld = isHeld
   const now = run.clock.now()
   const waitsForTokens = needsTokens(run, live)
   run.tasks.set(id, live)
@@ -78,6 +80,7 @@ export function createTask(run: Run, id: string, spec: CheckedTask, turn: TurnOf
     ended: 0,
     started: turn?.goesOn === true,
     carried: false,
+    isHeld: false,
     promptTokenIds: null,
     maxTokenId: spec.maxTokenId,
     needs: needsOf(spec.sampling),
@@ -98,6 +101,14 @@ export function hasFreeSlot(run: Run): boolean {
     if (promised >= run.ledger.free) return false
   }
   return run.ledger.free > 0
+}
+
+export function mustBeFree(run: Run, id: string, others: ReadonlySet<string> = new Set()): void {
+  if (!run.tasks.has(id) && !others.has(id)) return
+  throw new RolloutError(
+    'DUPLICATE_TASK',
+    `expected an id that no live task has, found ${JSON.stringify(id)}; ids are free again when the group has ended`,
+  )
 }
 
 /** Passes over ids that a user has given to tasks which still live. */
@@ -133,7 +144,6 @@ export function withdraw(run: Run, task: LiveTask): void {
 
 /** Cancels what has not ended of a task: at once for the caller, queued or running (I11). */
 export function cancel(run: Run, task: LiveTask, reason: unknown): void {
-  if (task.ended === task.samples.length) return
   const error = RolloutError.isInstance(reason)
     ? reason
     : new RolloutError(
@@ -141,10 +151,21 @@ export function cancel(run: Run, task: LiveTask, reason: unknown): void {
         `task ${task.id} was cancelled${reason === undefined ? '' : `: ${messageOf(reason)}`}`,
         { cause: reason },
       )
+  endTask(run, task, 'cancelled', error)
+}
+
+/** Ends what has not ended of a task, queued or running. */
+export function endTask(
+  run: Run,
+  task: LiveTask,
+  outcome: 'cancelled' | 'expired' | 'failed',
+  error: RolloutError,
+): void {
+  if (task.ended === task.samples.length) return
   for (const sample of task.samples) {
     const attempt = run.attempts.get(sample)
-    if (attempt !== undefined) detach(run, attempt, 'cancelled', 'neutral')
-    settle(run, sample, 'cancelled', error)
+    if (attempt !== undefined) detach(run, attempt, outcome === 'expired' ? 'timedOut' : 'cancelled', 'neutral')
+    settle(run, sample, outcome, error)
   }
   wake(run, 'queue.changed')
 }

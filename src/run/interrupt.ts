@@ -3,7 +3,8 @@
  * without them. A sample stays with its attempt until the server has ended the stream, so that the last tokens, and the server's own
  * version spans, are not lost (I8); one that ends by itself in that moment is complete as it is.
  */
-import { endAtEngine } from './detach.ts'
+import { waitAgain } from './again.ts'
+import { detach, endAtEngine } from './detach.ts'
 import type { Attempt, Run } from './run.ts'
 
 /** What the sample does afterwards: continue from its tokens, or begin again. */
@@ -39,6 +40,21 @@ export function interrupt(run: Run, attempts: Iterable<Attempt>, interruption: I
     if (before === null) endAtEngine(run, attempt)
   }
   return interrupted
+}
+
+/**
+ * The same where what the server still sends shall not count: samples wait again at once, with what they have, and the requests are ended behind
+ * their backs.
+ */
+export function letGo(run: Run, attempts: Iterable<Attempt>, interruption: Interruption): void {
+  for (const attempt of [...attempts]) {
+    const { sample, instance } = attempt
+    if (sample === null) continue
+    attempt.interruption ??= interruption
+    detach(run, attempt, 'interrupted', 'neutral')
+    instance.totals.interrupted++
+    waitAgain(run, attempt, sample, 'interrupted')
+  }
 }
 
 function mustRunOn({ sample }: Attempt, { how }: Interruption): boolean {

@@ -6,6 +6,7 @@ import type { Clock } from '../clock.ts'
 import type { Sample } from '../rollout/sample.ts'
 import type { TaskKind } from '../rollout/task.ts'
 import { armSlots } from './deadline.ts'
+import { placesWork } from './phase.ts'
 import type { Attempt, Run } from './run.ts'
 import { watch } from './watch.ts'
 
@@ -52,8 +53,7 @@ export function paceOf(run: Run, sample: Sample): Pace {
 
 /** Called after each change of the phase, and of what readers hold back. */
 export function setPaces(run: Run): void {
-  const phase: unknown = run.actor.getSnapshot().value
-  const closed = phase !== 'rollout' && phase !== 'evaluation'
+  const closed = !placesWork(run)
   setPace(run, run.paces.rollout, closed || run.sinks.full)
   setPace(run, run.paces.evaluation, closed)
 }

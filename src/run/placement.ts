@@ -9,23 +9,35 @@ import type { Session } from '../rollout/session.ts'
 import { hasRoom } from '../scheduling/policy.ts'
 import type { WaitReason } from '../telemetry/events.ts'
 import { drive, openAttempt } from './attempt.ts'
+import { type Evaluation, makeRoom, nextInEvaluation } from './evaluation.ts'
 import { probe } from './fleet.ts'
 import { passes } from './handover.ts'
 import { askAgain, setAside } from './health.ts'
 import { hasFreeSlot } from './intake.ts'
 import { formFor } from './misfit.ts'
+import { beginAgainUnder } from './one-version.ts'
+import { isPauseWanted, placesWork } from './phase.ts'
 import { can, type Instance, type Run } from './run.ts'
 import { divert, pick } from './tracks.ts'
 import { count, metSlot } from './waitlist.ts'
 
-export function place(run: Run): void {
+/** `isPausing`: nothing but an evaluation that was asked for before the pause is placed. */
+export function place(run: Run, isPausing: boolean): void {
   run.steps++
+  const { evaluation } = run
+  fill(run, evaluation, isPausing)
+  if (evaluation !== null) makeRoom(run, evaluation)
+}
+
+function fill(run: Run, evaluation: Evaluation | null, isPausing: boolean): void {
+  if (isPausing && evaluation === null) return
   /** Tracks whose instances are full, or that wait for their turn. */
   let full: Set<number> | undefined
   while (run.ledger.free > 0) {
-    const sample = run.queue.peek(run.sinks.full, full)
+    const sample =
+      evaluation === null ? run.queue.peek(run.sinks.full, full) : nextInEvaluation(run, evaluation, isPausing, full)
     if (sample === null) {
-      if (refill(run)) continue
+      if (!isForEvaluationsOnly(run) && refill(run)) continue
       return
     }
     const id = choose(run, sample)
@@ -97,12 +109,24 @@ function prefixOf(run: Run, { instance, version }: Session): string | null {
 /** Why a waiting sample does not run, from the closed union of I7. */
 export function reasonOf(run: Run, sample: Sample): WaitReason {
   if (sample.parked !== null) return sample.parked
+  if (!mayRunNow(run, sample)) return 'phase'
   return sample.lane === 'fresh' && run.sinks.full ? 'backPressure' : blockedBy(run, sample.track)
+}
+
+/** False where it waits for the end of an evaluation that it is not of. */
+export function mayRunNow(run: Run, sample: Sample): boolean {
+  if (!isForEvaluationsOnly(run)) return true
+  return isPauseWanted(run) ? run.evaluation!.tasks.has(sample.task) : sample.lane === 'evaluation'
+}
+
+/** True while rollouts wait for the end of an evaluation. */
+export function isForEvaluationsOnly(run: Run): boolean {
+  return run.evaluation !== null && (run.evaluation.style === 'drain' || isPauseWanted(run))
 }
 
 /** Why a sample at the head of a track of the queue would not run. */
 export function blockedBy(run: Run, track: number): WaitReason {
-  if (!run.actor.getSnapshot().matches('rollout')) return 'phase'
+  if (!placesWork(run) || (isPauseWanted(run) && run.evaluation === null)) return 'phase'
   const instances = track === 0 ? run.instances : run.tracks[track - 1]!.members
   let reason: WaitReason = 'gate'
   for (const { account } of instances.values()) {
@@ -117,7 +141,7 @@ export function blockedBy(run: Run, track: number): WaitReason {
  * before it gets work (F1). One that is generating for us has not.
  */
 function needsAsking(run: Run, instance: Instance): boolean {
-  if (run.version === null || instance.attempts.size > 0 || can(instance).versions === 'none') return false
+  if (instance.version === null || instance.attempts.size > 0 || can(instance).versions === 'none') return false
   return run.clock.now() - instance.heardAt > SILENCE_MS
 }
 
@@ -144,6 +168,8 @@ function grant(run: Run, sample: Sample, instance: Instance): void {
   instance.totals.placed++
   instance.totals.waitedMs += waitedMs
   if (!task.started) begin(run, task.samples)
+  if (run.oneVersion !== null) beginAgainUnder(sample, instance.version, run.oneVersion)
+  if (run.evaluation !== null && task.spec.kind === 'rollout') run.evaluation.isExhausted = false
   const attempt = openAttempt(run, sample, instance, lease.id, now)
   if (run.hub.listens(task)) {
     run.hub.tell(

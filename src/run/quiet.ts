@@ -3,47 +3,53 @@
  */
 import type { Clock } from '../clock.ts'
 import { RolloutError } from '../errors.ts'
-import type { Instance, Run } from './run.ts'
+import { type Attempt, can, type Instance, type Run } from './run.ts'
 
-/** Between two looks at a server's own count. */
-const POLL_MS = 20
+/** Between two looks at a server's own count: the first soon, because most are quiet by then. */
+const FIRST_POLL_MS = 1
+const LAST_POLL_MS = 50
 /** How long a server may still count requests after the last of ours has ended; reports were seen to lag 1.3 s. */
 const LAG_MS = 10_000
 
-/** Resolves when none of the instances holds a lease; rejects at the timeout, and when the run is closed. */
-export function quiet(run: Run, instances: readonly Instance[], timeoutMs: number | null): Promise<void> {
-  const busy = (): Instance[] => instances.filter((instance) => instance.attempts.size > 0)
-  if (busy().length === 0) return Promise.resolve()
+/** Resolves when none of the instances holds a lease; rejects with the signal's reason. */
+export function quiet(run: Run, instances: readonly Instance[], signal: AbortSignal): Promise<void> {
+  return until(run, () => instances.every(({ attempts }) => attempts.size === 0), signal)
+}
+
+/** Resolves when these attempts have given their slots back. */
+export function gone(run: Run, attempts: readonly Attempt[], signal: AbortSignal): Promise<void> {
+  return until(run, () => attempts.every((attempt) => !attempt.instance.attempts.has(attempt)), signal)
+}
+
+/** Looks after each slot that is given back. */
+function until(run: Run, isDone: () => boolean, signal: AbortSignal): Promise<void> {
+  if (isDone()) return Promise.resolve()
   return new Promise((resolve, reject) => {
     const leave = (): void => {
       run.onReleased.delete(check)
-      run.onClosing.delete(fail)
-      run.clock.clearTimeout(timer)
+      signal.removeEventListener('abort', fail)
     }
-    const fail = (error: RolloutError): void => {
+    const fail = (): void => {
       leave()
-      reject(error)
+      reject(signal.reason as Error)
     }
     const check = (): void => {
-      if (busy().length > 0) return
+      if (!isDone()) return
       leave()
       resolve()
     }
-    const late = (): void => {
-      const names = busy().map(({ id }) => id)
-      const text = `expected the fleet to be quiet within ${timeoutMs} ms, found requests running on ${names.join(', ')}`
-      fail(new RolloutError('WRONG_PHASE', text))
-    }
-    const timer = timeoutMs === null ? null : run.clock.setTimeout(late, timeoutMs)
     run.onReleased.add(check)
-    run.onClosing.add(fail)
+    signal.addEventListener('abort', fail)
+    if (signal.aborted) fail()
   })
 }
 
-/** Waits until the server itself counts nothing: work of strangers fails the step. */
-export async function serverQuiet(run: Run, { id, driver }: Instance, signal: AbortSignal): Promise<void> {
+/** Waits until the server itself counts nothing, where it counts: work of strangers fails the step. */
+export async function serverQuiet(run: Run, instance: Instance, signal: AbortSignal): Promise<void> {
+  if (!can(instance).loadReport) return
+  const { id, driver } = instance
   const giveUpAt = run.clock.now() + LAG_MS
-  while (!signal.aborted) {
+  for (let pauseMs = FIRST_POLL_MS; !signal.aborted; pauseMs = Math.min(2 * pauseMs, LAST_POLL_MS)) {
     const { running, waiting } = await driver.load(signal)
     if (running + waiting === 0) return
     if (run.clock.now() >= giveUpAt) {
@@ -53,18 +59,18 @@ export async function serverQuiet(run: Run, { id, driver }: Instance, signal: Ab
         { instance: id },
       )
     }
-    await sleep(run.clock, POLL_MS, signal)
+    await sleep(run.clock, pauseMs, signal)
   }
 }
 
-function sleep(clock: Clock, ms: number, signal: AbortSignal): Promise<void> {
+export function sleep(clock: Clock, ms: number, signal: AbortSignal | undefined): Promise<void> {
   return new Promise((resolve) => {
     const wake = (): void => {
       clock.clearTimeout(timer)
-      signal.removeEventListener('abort', wake)
+      signal?.removeEventListener('abort', wake)
       resolve()
     }
     const timer = clock.setTimeout(wake, ms)
-    signal.addEventListener('abort', wake)
+    signal?.addEventListener('abort', wake)
   })
 }

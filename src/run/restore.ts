@@ -21,6 +21,7 @@ const LANES: readonly QueueLane[] = ['evaluation', 'interrupted', 'retry', 'star
 export function restoreRun(run: Run, state: CheckedState): LiveTask[] {
   const shiftMs = run.clock.now() - state.at
   run.version = state.weights
+  for (const instance of run.instances.values()) instance.version = run.version
   run.lastTask = state.last.task
   run.lastRequest = state.last.request
   run.episodes.last = state.last.episode

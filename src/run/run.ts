@@ -21,8 +21,11 @@ import type { Hub } from '../streams/hub.ts'
 import type { Logger } from '../telemetry/logger.ts'
 import type { SpareController } from './controllers.ts'
 import type { LiveEpisode } from './episode.ts'
+import type { Evaluation } from './evaluation.ts'
 import type { Feed } from './feed.ts'
+import type { GateKeeper } from './gate.ts'
 import type { Interruption } from './interrupt.ts'
+import type { Line } from './line.ts'
 import type { Lacks } from './misfit.ts'
 import type { Pace } from './pace.ts'
 import type { Track } from './tracks.ts'
@@ -62,6 +65,8 @@ export interface Attempt {
   hangUp: (() => void) | null
   /** Set from the moment it is interrupted: what its sample does when it has ended. */
   interruption: Interruption | null
+  /** Tokens it had when new weights were loaded under it, and their version; null where that never happened. */
+  seams: readonly Seam[] | null
   watch: unknown
 }
 
@@ -77,6 +82,12 @@ export interface Tokenizing {
   timer: unknown
 }
 
+/** Tokens from `at` on may be of this version. */
+export interface Seam {
+  readonly at: number
+  readonly version: number
+}
+
 /** One server of the fleet. */
 export interface Instance {
   readonly id: string
@@ -89,6 +100,18 @@ export interface Instance {
   readonly totals: InstanceTotals
   /** Version that we last loaded there: all that is known of a server without labels. */
   loadedVersion: number | null
+  /** Version that it shall have, which its tokens are stamped with: the fleet's, or while an update rolls its own. */
+  version: number | null
+  /** False from the moment its weights may have been touched until they are proved (R10). */
+  isTrusted: boolean
+  /** Who holds its gate closed. */
+  readonly gate: Set<GateKeeper>
+  /** How we hold the server itself, from before it was told to until it has proved to be open. */
+  held: 'empty' | 'frozen' | null
+  /** Its GPU memory is given away. */
+  isReleased: boolean
+  /** Whatever has to end when it leaves. */
+  readonly onLeaving: Set<(error: RolloutError) => void>
   /** Settles when the last load of weights there has ended. */
   loading: Promise<unknown>
   /** When the last update is tried there again, and how often it has failed in a row. */
@@ -141,9 +164,13 @@ export interface Episodes {
   last: number
 }
 
-export interface LastUpdate {
+/** New weights, and how they come to a server. */
+export interface Update {
   readonly version: number
-  readonly apply: (instance: Instance, signal: AbortSignal) => Promise<void>
+  /** `frozen`: requests stand still there, and are computed anew afterwards. */
+  readonly apply: (instance: Instance, frozen: boolean, signal: AbortSignal) => Promise<void>
+  /** True where the driver loads, which flushes and proves it; false where the user's function does. */
+  readonly isOurs: boolean
 }
 
 export interface Run {
@@ -180,7 +207,17 @@ export interface Run {
   lastOrder: number
   readonly runId: string
   version: number | null
-  lastUpdate: LastUpdate | null
+  lastUpdate: Update | null
+  /** Update, evaluation, pause, resume and drain of the run, one after the other. */
+  readonly line: Line
+  /** From the turn of a pause to that of the resume. */
+  isHalted: boolean
+  /** Pauses that were asked for and wait for their turn. */
+  pausesWaiting: number
+  /** The evaluation whose turn it is. */
+  evaluation: Evaluation | null
+  /** While an update with `restart` rolls: a sample that moves to another version begins again. */
+  oneVersion: Interruption | null
   /** True from the moment close() was called. */
   closing: boolean
   /** Ways in which instances differ, while samples wait for some of them only. */

@@ -47,17 +47,32 @@ export function spansSoFar(attempt: Attempt, output: Output): readonly VersionSp
   return copy.spans
 }
 
-/** Decision 3: the server's own spans, else the version when the request was sent. */
+/** Decision 3: the server's own spans, else the version when the request was sent; where that changed under it, split by arrival. */
 function label(attempt: Attempt, output: Output, end: number, spans: readonly WireSpan[] | null): void {
   let covered = attempt.start
   for (const span of spans ?? []) {
     const start = Math.max(covered, attempt.start + span.start)
     const until = Math.min(end, attempt.start + span.end)
-    addSpan(output, { version: attempt.version, start: covered, end: Math.min(start, end) })
+    byArrival(output, attempt, covered, Math.min(start, end))
     addSpan(output, { version: versionOf(span.version), start, end: until })
     covered = Math.max(covered, until)
   }
-  addSpan(output, { version: attempt.version, start: covered, end })
+  byArrival(output, attempt, covered, end)
+}
+
+/** What came before the server was frozen is surely of the version then; what came after may have been on its way. */
+function byArrival(output: Output, { version, seams }: Attempt, from: number, end: number): void {
+  let start = from
+  let current = version
+  let mixed = false
+  for (const seam of seams ?? []) {
+    const until = Math.min(Math.max(seam.at, start), end)
+    addSpan(output, { version: current, start, end: until, ...(mixed ? { mixed } : {}) })
+    start = until
+    current = seam.version
+    mixed = true
+  }
+  addSpan(output, { version: current, start, end, ...(mixed ? { mixed } : {}) })
 }
 
 /** Versions are integers to users, strings on the wire; what is no integer is no version of ours. */

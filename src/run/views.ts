@@ -7,8 +7,8 @@ import type { Outcome } from '../rollout/completion.ts'
 import type { InstanceState, Phase, WaitReason } from '../telemetry/events.ts'
 import type { BatchesView } from './feed.ts'
 import { stateOf } from './fleet.ts'
-import { phaseOf } from './phases.ts'
-import { blockedBy } from './placement.ts'
+import { phaseOf } from './phase.ts'
+import { blockedBy, isForEvaluationsOnly, reasonOf } from './placement.ts'
 import type { Instance, Run } from './run.ts'
 
 /** One instance at one moment. */
@@ -103,10 +103,14 @@ export function viewFleet(run: Run): FleetView {
     tokenizing: 0,
   }
   for (const sample of run.parked) waiting[sample.parked!]++
-  if (run.sinks.full) waiting.backPressure = run.queue.sizeOf('fresh')
-  for (let track = 0; track <= run.tracks.length; track++) {
-    const blocked = run.queue.sizeOfTrack(track, run.sinks.full)
-    if (blocked > 0) waiting[blockedBy(run, track)] += blocked
+  if (isForEvaluationsOnly(run)) {
+    for (const sample of run.queue) waiting[reasonOf(run, sample)]++
+  } else {
+    if (run.sinks.full) waiting.backPressure = run.queue.sizeOf('fresh')
+    for (let track = 0; track <= run.tracks.length; track++) {
+      const blocked = run.queue.sizeOfTrack(track, run.sinks.full)
+      if (blocked > 0) waiting[blockedBy(run, track)] += blocked
+    }
   }
   const { submitted, running, ended } = run.counts
   return {

@@ -6,7 +6,7 @@ import type { LiveTask, Sample } from '../rollout/sample.ts'
 import type { QueueLane } from '../rollout/waiter.ts'
 import { isIdle, type Run } from './run.ts'
 
-/** Puts a waiting sample in the queue, or parks it while its task is carried over or the fleet's weights are older than it wants. */
+/** Puts a waiting sample in the queue, or parks it while its task is carried over or held, or the fleet's weights are older than it wants. */
 export function enqueue(run: Run, sample: Sample, lane: QueueLane): void {
   if (sample.task.carried) {
     park(run, sample, 'carried')
@@ -15,7 +15,9 @@ export function enqueue(run: Run, sample: Sample, lane: QueueLane): void {
     return
   }
   const { minVersion } = sample.task.spec
-  if (minVersion !== null && (run.version === null || run.version < minVersion)) {
+  if (sample.task.isHeld) {
+    park(run, sample, 'phase')
+  } else if (minVersion !== null && (run.version === null || run.version < minVersion)) {
     park(run, sample, 'version')
   } else {
     run.queue.add(sample, lane)
@@ -43,6 +45,16 @@ export function unparkVersions(run: Run): void {
     if (sample.parked !== 'version' || run.version === null || run.version < sample.task.spec.minVersion!) continue
     unpark(run, sample)
     run.queue.add(sample, laneOf(sample, 'fresh'))
+  }
+}
+
+/** The turn of a held task has come. */
+export function release(run: Run, task: LiveTask): void {
+  task.isHeld = false
+  for (const sample of task.samples) {
+    if (sample.parked !== 'phase') continue
+    unpark(run, sample)
+    enqueue(run, sample, laneOf(sample, 'fresh'))
   }
 }
 

@@ -47,6 +47,10 @@ export interface Queue<W extends Waiter> {
   remove(waiter: W): void
   /** The waiter whose turn it is. `holdFresh` leaves new tasks out, `skipped` tracks. */
   peek(holdFresh: boolean, skipped?: ReadonlySet<number>): W | null
+  /** The same among the waiters of one lane. */
+  peekIn(lane: QueueLane, skipped?: ReadonlySet<number>): W | null
+  /** All waiters of one lane, in order within a track. */
+  waitersIn(lane: QueueLane): Iterable<W>
   /** Moves a waiter to another track, at its place there. */
   divert(waiter: W, track: number): void
   /** Moves all waiters to track 0, which drops the others. */
@@ -165,6 +169,17 @@ export function createQueue<W extends Waiter>(): Queue<W> {
       for (const waiter of tracks.slice(1).flatMap((track) => [...waitersOf<W>(track)])) queue.divert(waiter, 0)
       tracks.length = 1
     },
+    peekIn(name, skipped) {
+      let next: W | null = null
+      for (const [number, track] of tracks.entries()) {
+        const found = skipped?.has(number) === true ? null : head(track, name)
+        if (found !== null && (next === null || isBefore(found, next))) next = found
+      }
+      return next
+    },
+    *waitersIn(name) {
+      for (const track of tracks) yield* waitersOf<W>(track, [name])
+    },
     *[Symbol.iterator]() {
       for (const track of tracks) yield* waitersOf<W>(track)
     },
@@ -172,8 +187,8 @@ export function createQueue<W extends Waiter>(): Queue<W> {
   return queue
 }
 
-function* waitersOf<W extends Waiter>(track: Track): Generator<W> {
-  for (const name of LANES)
+function* waitersOf<W extends Waiter>(track: Track, names: readonly QueueLane[] = LANES): Generator<W> {
+  for (const name of names)
     for (const line of track[name].lines)
       for (let waiter = line.head; waiter !== null; waiter = waiter.after) yield waiter as W
 }

@@ -22,7 +22,7 @@ export type WaitReason =
   | 'tokenizing'
 
 /** What the run is doing. */
-export type Phase = 'starting' | 'rollout' | 'paused' | 'weightUpdate' | 'stopping' | 'stopped'
+export type Phase = 'starting' | 'rollout' | 'evaluation' | 'paused' | 'weightUpdate' | 'stopping' | 'stopped'
 
 /** The state of an instance as its machine says it, joined by dots: `serving.busy`, `unhealthy.open`. */
 export type InstanceState = string

@@ -65,6 +65,7 @@ export function fleetIdleReason(phase: Phase, waiting: Waiting, running: number)
     case 'stopped':
       return 'stopping'
     case 'rollout':
+    case 'evaluation':
       return waitingReason(waiting) ?? (running > 0 ? 'tail' : 'noWork')
   }
 }

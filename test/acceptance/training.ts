@@ -43,7 +43,7 @@ export async function trainer(supervisor: Supervised): Promise<Trainer> {
     get version() {
       return version
     },
-    async update(how = {}) {
+    async update(how: Pick<WeightUpdateOptions, 'mode'> = {}) {
       const next = (version ?? 0) + 1
       const path = join(folder, `version-${next}`)
       weights.set(next, endless(createTinyWeights({ seed: 100 + next })))

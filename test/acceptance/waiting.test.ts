@@ -104,7 +104,7 @@ describe('D11: every waiting sample can say what it waits for', () => {
 test('D13: a pause stops placement at once, also of those just woken', async () => {
   const simulation = await startSimulation([{ capacity: 2 }])
   const { clock, supervisor } = simulation
-  let paused: Promise<void> | null = null
+  let paused: Promise<unknown> | null = null
   const placed: number[] = []
   supervisor.events$.subscribe((event) => {
     if (event.type === 'sample.placed') placed.push(event.at)

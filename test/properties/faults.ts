@@ -45,6 +45,20 @@ export function faultyEngine(engine: DriverFactory, random: Random, rate: number
   }
 }
 
+/** Tells of every request before it is sent. */
+export function gatedEngine(engine: DriverFactory, onRequest: () => void): DriverFactory {
+  return (options) => {
+    const driver = engine(options)
+    return {
+      ...driver,
+      generate(request, signal) {
+        onRequest()
+        return driver.generate(request, signal)
+      },
+    }
+  }
+}
+
 /**
  * Takes `"7 5"` for the prompt `[7, 5]`: makes it into token ids in its own time, now and then fails to, or has no such route at all. Where it
  * is plain it refuses minTokens.

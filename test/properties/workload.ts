@@ -10,8 +10,10 @@ import { createSupervisor, type Supervisor } from '../../src/supervisor.ts'
 import { createRandom } from '../../src/testing/random.ts'
 import { type SimulatedServer, simulateServer } from '../../src/testing/simulated-fleet.ts'
 import { createVirtualClock, type VirtualClock } from '../../src/testing/virtual-clock.ts'
-import { faultyEngine, faultyPolicy, moodyMachine, wordyEngine } from './faults.ts'
-import { watchInvariants } from './invariants.ts'
+import { createDice } from './dice.ts'
+import { faultyEngine, faultyPolicy, gatedEngine, moodyMachine, wordyEngine } from './faults.ts'
+import { gateOf, type Invariants, watchInvariants } from './invariants.ts'
+import { phaseCommands } from './phases.ts'
 
 export interface Life {
   readonly broken: readonly string[]
@@ -25,9 +27,8 @@ const PATIENCE_MS = 600_000
 
 export async function live(seed: number, runOf: (supervisor: Supervisor) => Run): Promise<Life> {
   const random = createRandom(seed)
-  const chance = (probability: number): boolean => random.next() < probability
-  const pick = <T>(list: readonly T[]): T | undefined => list[random.int(list.length)]
-  const between = (low: number, high: number): number => low + random.int(high - low + 1)
+  const dice = createDice(random)
+  const { chance, pick, between, maybe } = dice
 
   const virtual = createVirtualClock()
   let atRest = (): void => {}
@@ -44,8 +45,11 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
       }, delayMs),
   }
 
+  let run!: Run
+  let invariants!: Invariants
   const servers = new Map<string, SimulatedServer>()
   const chunky = chance(0.7)
+  const hasFaults = chance(0.4)
   const unlucky = chance(0.3) ? 0.1 : 0
   /** Prompts that are text, and instances that differ in what they take. */
   const mixed = chance(0.3)
@@ -55,17 +59,26 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
       id,
       capacity: between(1, 4),
       tokenMs: pick([1, 3, 10])!,
+      loadMs: pick([0, 0, 5, 40])!,
+      keepsWeights: chance(0.8),
+      capabilities: {
+        pause: pick([['abort', 'keep'], ['abort', 'keep'], ['abort'], []] as const)!,
+        versions: pick(['spans', 'spans', 'label'] as const)!,
+        release: chance(0.8),
+      },
       ...(chunky ? { chunkTokens: between(1, 6) } : {}),
     })
     servers.set(id, made)
     const wordy = !mixed
       ? made.engine
       : wordyEngine(made.engine, clock, random, { plain: chance(0.4), mute: chance(0.2) })
-    const engine = unlucky === 0 ? wordy : faultyEngine(wordy, random, unlucky)
+    const inner = unlucky === 0 ? wordy : faultyEngine(wordy, random, unlucky)
+    const engine = gatedEngine(inner, () => {
+      const gate = gateOf(run, id)
+      if (gate !== null) invariants.broken.push(`I10: a request reached ${id}, ${gate}`)
+    })
     return { id, url: made.url, engine, weight: pick([1, 1, 2])! }
   }
-  const maybe = (probability: number, low: number, high: number): number | undefined =>
-    chance(probability) ? between(low, high) : undefined
   const timeouts = Object.fromEntries(
     Object.entries({
       waitMs: maybe(0.3, 50, 800),
@@ -87,8 +100,8 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
     clock,
     runId: 'property',
   })
-  const run = runOf(supervisor)
-  const invariants = watchInvariants(supervisor, run, servers)
+  run = runOf(supervisor)
+  invariants = watchInvariants(supervisor, run, servers)
   atRest = invariants.atRest
 
   let healing = false
@@ -102,7 +115,7 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
   const quietly = (work: Promise<unknown>): void => void background.push(work.catch(() => {}))
   const members = (): string[] => [...run.instances.keys()]
 
-  function task() {
+  function task(only?: 'evaluation') {
     const order = submitted++
     const length = chance(0.1) ? between(40, 80) : between(1, 20)
     const maxTokens = chance(0.3) ? between(1, 40) : 200
@@ -115,7 +128,7 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
       length: Math.min(length, maxTokens),
       samples: between(1, pick([1, 1, 4, 4, 16])!),
       priority: pick([0, 0, 0, 5, -1.5])!,
-      kind: chance(0.2) ? ('evaluation' as const) : ('rollout' as const),
+      kind: only !== undefined || chance(0.2) ? ('evaluation' as const) : ('rollout' as const),
       minVersion: chance(0.1) ? between(0, version + 2) : null,
       text,
       picky: text || minTokens > 0,
@@ -172,14 +185,6 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
     const options = deadline()
     quietly(options === null ? supervisor.remove(id) : supervisor.drain(id, options))
   }
-  function update(): void {
-    version += between(1, 2)
-    quietly(
-      Promise.resolve().then(() =>
-        supervisor.updateWeights({ version, path: `/w/${version}`, timeoutMs: between(50, 2_000) }),
-      ),
-    )
-  }
   function read(): void {
     const reader = pick(readers)
     if (reader === undefined || chance(0.2)) {
@@ -197,16 +202,22 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
     if (chance(0.5)) reader.controller.abort(new Error('enough'))
     else quietly(reader.iterator.return!())
   }
+  const phases = phaseCommands({
+    dice,
+    supervisor,
+    servers,
+    invariants,
+    quietly,
+    evaluationTask: () => task('evaluation'),
+    nextVersion: () => (version += between(1, 2)),
+  })
   const commands: readonly (readonly [number, () => unknown])[] = [
     [10, submit],
     [3, trySubmit],
     [4, cancel],
     [10, () => advance(between(0, 40))],
     [4, () => advance(between(40, 400))],
-    [
-      1,
-      () => quietly(Promise.resolve().then(() => supervisor.pause(chance(0.5) ? { timeoutMs: between(0, 500) } : {}))),
-    ],
+    [1, phases.pause],
     [2, () => quietly(supervisor.resume())],
     [1, () => leave(() => (chance(0.5) ? {} : { timeoutMs: between(0, 200) }))],
     [1, () => leave(() => null)],
@@ -215,7 +226,10 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
     [2, () => revive(pick([...servers.values()])!)],
     [1, () => pick([...servers.values()])!.freeze()],
     [2, () => pick([...servers.values()])!.thaw()],
-    [1, update],
+    [2, phases.update],
+    [2, phases.evaluate],
+    [1, phases.stopEvaluation],
+    [3, () => hasFaults && phases.misbehave()],
     [2, meddle],
     [2, read],
     [1, stopReading],
@@ -256,6 +270,7 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
   async function heal(): Promise<void> {
     healing = true
     for (const each of servers.values()) {
+      each.heal()
       revive(each)
       each.thaw()
     }
@@ -264,12 +279,15 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
     quietly(supervisor.resume())
     supervisor.add(server())
     // Where the very first update failed there is nothing yet to bring an instance up to.
-    if (run.lastUpdate === null && supervisor.getSnapshot().instances.some(({ state }) => state === 'stale')) update()
+    if (run.lastUpdate === null && supervisor.getSnapshot().instances.some(({ state }) => state === 'stale'))
+      quietly(supervisor.updateWeights({ version: ++version, path: '/w/healing' }))
     await advance(3_000)
-    for (const rollout of rollouts) if ([...rollout.waitingFor.values()].includes('version')) rollout.cancel()
     const giveUpAt = clock.now() + PATIENCE_MS
     const busy = (): number => run.counts.waiting + run.counts.running + run.ledger.held
-    while (busy() > 0 && clock.now() < giveUpAt && invariants.broken.length === 0) await advance(1_000)
+    while (busy() > 0 && clock.now() < giveUpAt && invariants.broken.length === 0) {
+      for (const rollout of rollouts) if ([...rollout.waitingFor.values()].includes('version')) rollout.cancel()
+      await advance(1_000)
+    }
     if (busy() > 0) {
       const { waiting, instances } = supervisor.getSnapshot()
       const states = instances.map(({ id, state, running }) => `${id} ${state} ${running}`)

@@ -127,7 +127,7 @@ test('oldest-first: a group of older weights goes before those that were ready s
   const batches = supervisor.batches(source, { size: 2, maxStaleness: 3 })
   await clock.run(supervisor.updateWeights({ version: 0, path: '/w/0' }))
   expect(numbers(await next(simulation, batches))).toEqual([0, 1])
-  await clock.run(supervisor.updateWeights({ version: 1, path: '/w/1' }))
+  await clock.run(supervisor.updateWeights({ version: 1, path: '/w/1', mode: 'drain' }))
   const batch = await next(simulation, batches)
   const ages = batch.groups.map(({ staleness }) => staleness)
   expect(ages).toEqual([...ages].sort((a, b) => b - a))
@@ -143,7 +143,7 @@ test('each batch says how old its tokens are; those of before the first update c
   const batches = supervisor.batches(source, { size: 2, maxStaleness: 2 })
   const first = await next(simulation, batches)
   expect(first).toMatchObject({ index: 0, version: null, staleness: { 0: 40 } })
-  await clock.run(supervisor.updateWeights({ version: 8, path: '/w/8' }))
+  await clock.run(supervisor.updateWeights({ version: 8, path: '/w/8', mode: 'drain' }))
   const second = await next(simulation, batches)
   expect(second).toMatchObject({ index: 1, version: 8, staleness: { 1: 40 } })
   expect(second.groups.map(({ staleness, tooOld }) => [staleness, tooOld])).toEqual([

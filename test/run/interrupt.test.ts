@@ -37,7 +37,7 @@ async function startRun(
       return { attempts: interrupt(run, run.attempts.values(), interruption), interruption }
     },
     async close() {
-      await clock.run(closeRun(run, new Set(), Promise.resolve()))
+      await clock.run(closeRun(run, new Set()))
       expect(clock.pending).toBe(0)
     },
   }

@@ -17,7 +17,7 @@ test('an instance that joins during an update has its weights before it has work
   const simulation = await startSimulation([{ capacity: 1, tokenMs: 10 }])
   const { clock, supervisor } = simulation
   supervisor.submit({ prompt: [1, 10] })
-  const update = supervisor.updateWeights({ version: 3, path: '/w/3' })
+  const update = supervisor.updateWeights({ version: 3, path: '/w/3', mode: 'drain' })
   await clock.settle()
   const { id, url, engine } = simulateServer(clock, { id: 'late', capacity: 1 })
   supervisor.add({ id, url, engine })
@@ -131,7 +131,7 @@ test('close() while an update waits for running samples loads no weights', async
   const simulation = await startSimulation([{ capacity: 1 }])
   const { clock, supervisor } = simulation
   supervisor.submit({ prompt: [1, 1000] })
-  const update = codeOf(supervisor.updateWeights({ version: 1, path: '/w/1' }))
+  const update = codeOf(supervisor.updateWeights({ version: 1, path: '/w/1', mode: 'drain' }))
   const paused = codeOf(supervisor.pause())
   await clock.advance(50)
   expect(await closeSimulation(simulation)).toBe(0)

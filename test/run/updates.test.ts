@@ -9,17 +9,31 @@ import { closeSimulation, type Simulation, simulate, startSimulation } from '../
 const start = (options: SupervisorOptions = {}) => startSimulation([{ capacity: 1 }, { capacity: 1 }], options)
 const statesOf = ({ supervisor }: Simulation): string[] => supervisor.getSnapshot().instances.map(({ state }) => state)
 
-test('running generations that do not end in time leave everything as it was, and go on', async () => {
+test('drain: an instance whose generations do not end in time is left behind, they go on, and it follows later', async () => {
   const simulation = await start()
   const { clock, supervisor } = simulation
   const rollout = supervisor.submit({ prompt: [1, 100] })
-  const update = supervisor.updateWeights({ version: 1, path: '/w', timeoutMs: 500 })
-  await expect(clock.run(update)).rejects.toMatchObject({
-    code: 'WRONG_PHASE',
-    message: 'expected the fleet to be quiet within 500 ms, found requests running on a',
-  })
+  const update = supervisor.updateWeights({ version: 1, path: '/w', mode: 'drain', timeoutMs: 500 })
+  const { instances } = await clock.run(update)
+  const message = 'step quiet of the update to version 1 took longer than 500 ms on instance a'
+  expect(instances).toMatchObject([{ ok: false, step: 'quiet', error: { message } }, { ok: true }])
+  expect([supervisor.version, supervisor.getSnapshot().phase, clock.now()]).toEqual([1, 'rollout', 500])
+  expect(statesOf(simulation)).toEqual(['stale', 'serving.idle'])
+  const [completion] = (await clock.run(rollout.result)).completions
+  expect(completion!.versions).toEqual([{ version: null, start: 0, end: 100 }])
+  await clock.advance(1_000)
+  expect(statesOf(simulation)).toEqual(['serving.idle', 'serving.idle'])
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test('drain: where no instance is quiet in time everything is as it was, and goes on', async () => {
+  const simulation = await start()
+  const { clock, supervisor } = simulation
+  const rollout = supervisor.submit({ prompt: [1, 100], samples: 2 })
+  const update = supervisor.updateWeights({ version: 1, path: '/w', mode: 'drain', timeoutMs: 500 })
+  await expect(clock.run(update)).rejects.toMatchObject({ code: 'UPDATE_FAILED' })
   expect([supervisor.version, supervisor.getSnapshot().phase, clock.now()]).toEqual([null, 'rollout', 500])
-  expect(statesOf(simulation)).toEqual(['serving.saturated', 'serving.idle'])
+  expect(statesOf(simulation)).toEqual(['serving.saturated', 'serving.saturated'])
   expect((await clock.run(rollout.result)).complete).toBe(true)
   expect(await closeSimulation(simulation)).toBe(0)
 })
@@ -52,7 +66,7 @@ describe('an instance that fails a step', () => {
     ],
     [
       'apply',
-      /step apply of the update to version 1 took longer than timeoutMs, 300 ms/,
+      /step apply of the update to version 1 took longer than 300 ms on instance b/,
       ({ servers }) => ({
         timeoutMs: 300,
         apply: ({ id }: { id: string }) => {
@@ -189,7 +203,9 @@ test('a pause that takes too long says who still runs, and the run stays paused'
   supervisor.submit({ prompt: [1, 100], samples: 3 })
   await expect(clock.run(supervisor.pause({ timeoutMs: 100 }))).rejects.toMatchObject({
     code: 'WRONG_PHASE',
-    message: 'expected the fleet to be quiet within 100 ms, found requests running on a, b',
+    message: expect.stringMatching(
+      /not whole:\n {2}a \(quiet\): step quiet of the pause took longer than 100 ms.*\n {2}b/,
+    ),
   })
   expect(supervisor.getSnapshot()).toMatchObject({ phase: 'paused', waiting: { phase: 1 } })
   await supervisor.resume()
