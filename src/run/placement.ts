@@ -114,7 +114,7 @@ export function reasonOf(run: Run, sample: Sample): WaitReason {
 }
 
 /** False where it waits for the end of an evaluation that it is not of. */
-export function mayRunNow(run: Run, sample: Sample): boolean {
+function mayRunNow(run: Run, sample: Sample): boolean {
   if (!isForEvaluationsOnly(run)) return true
   return isPauseWanted(run) ? run.evaluation!.tasks.has(sample.task) : sample.lane === 'evaluation'
 }
