@@ -24,7 +24,7 @@ import { drain, join, probe } from './run/fleet.ts'
 import { admit, hasFreeSlot, withdraw } from './run/intake.ts'
 import { type RolloutOptions, rolloutBatch } from './run/on-policy.ts'
 import { type PauseReport, pauseRun, resumeRun } from './run/pause.ts'
-import { placesWork, tellPhase } from './run/phase.ts'
+import { placesWork } from './run/phase.ts'
 import {
   checkEvaluation,
   checkPause,
@@ -40,6 +40,7 @@ import { Rollout } from './run/rollout.ts'
 import { mustBeOpen, type Run } from './run/run.ts'
 import { saveRun } from './run/save.ts'
 import type { TaskSource } from './run/source.ts'
+import { tellPhase } from './run/tell-phase.ts'
 import { type UpdateReport, updateFleet } from './run/update.ts'
 import { type FleetView, statesOf, viewFleet } from './run/views.ts'
 import type { SupervisorEvent } from './telemetry/events.ts'

@@ -6,8 +6,8 @@ import { hangUp } from './detach.ts'
 import { forgetRefusal } from './health.ts'
 import { leaveOpen } from './hold.ts'
 import { cancel } from './intake.ts'
-import { tellPhase } from './phase.ts'
 import type { Run } from './run.ts'
+import { tellPhase } from './tell-phase.ts'
 
 /** How long close waits for engines to end aborted work before it closes their sockets. */
 const GRACE_MS = 2_000

@@ -13,6 +13,7 @@ import { isTokenIds } from '../rollout/task.ts'
 import { type Interruption, interrupt } from './interrupt.ts'
 import type { Attempt, Instance, Run } from './run.ts'
 
+/** What an evaluation does to rollouts that hold the slots it needs. */
 export type EvaluationStyle = 'resume' | 'restart' | 'drain' | 'share'
 
 export interface Evaluation {

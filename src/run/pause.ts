@@ -7,10 +7,11 @@ import { RolloutError, toRolloutError } from '../errors.ts'
 import { closeGate, openGate } from './gate.ts'
 import { freeze, openServer } from './hold.ts'
 import { createInterruption, type Interruption, interrupt, letGo } from './interrupt.ts'
-import { phaseOf, tellPhase } from './phase.ts'
+import { phaseOf } from './phase.ts'
 import { quiet, serverQuiet } from './quiet.ts'
 import { can, type Instance, isMember, type Run } from './run.ts'
 import { createSteps } from './steps.ts'
+import { tellPhase } from './tell-phase.ts'
 import { wake } from './wake.ts'
 
 /** What a pause does with running generations: end them to go on from their tokens, freeze them on the server, or let them end. */

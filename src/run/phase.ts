@@ -1,8 +1,7 @@
 /**
- * What the run is doing, as its machine says it, told to whoever listens.
+ * What the run is doing, as its machine says it.
  */
 import type { Phase } from '../telemetry/events.ts'
-import { setPaces } from './pace.ts'
 import type { Run } from './run.ts'
 
 export function phaseOf(run: Run): Phase {
@@ -19,10 +18,4 @@ export function placesWork(run: Run): boolean {
 /** True from the moment a pause was asked for, in whatever phase the run still is. */
 export function isPauseWanted(run: Run): boolean {
   return run.actor.getSnapshot().context.paused
-}
-
-export function tellPhase(run: Run): void {
-  setPaces(run)
-  run.hub.changed()
-  if (run.hub.listens(null)) run.hub.tell({ type: 'run.phase', at: run.clock.now(), phase: phaseOf(run) }, null)
 }

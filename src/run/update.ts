@@ -19,8 +19,9 @@ import {
 import { closeGate, openGate } from './gate.ts'
 import { createInterruption } from './interrupt.ts'
 import { oneVersion } from './one-version.ts'
-import { phaseOf, tellPhase } from './phase.ts'
+import { phaseOf } from './phase.ts'
 import type { Instance, Run } from './run.ts'
+import { tellPhase } from './tell-phase.ts'
 import { unparkVersions } from './waitlist.ts'
 import { wake } from './wake.ts'
 
