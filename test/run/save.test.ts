@@ -98,13 +98,27 @@ test('what was handed out is not in it; what a reader had not taken is, for the 
   for (const id of ['x', 'y', 'z']) one.submit({ id, prompt: [1, 3], meta: id })
   await clock.run(one.drainAll())
   expect((await first).value.id).toBe('x/0')
+  // Neither a batch that was handed out, nor a stream that was left.
+  const [group] = await clock.run(one.rollout([{ prompt: [2, 3], kind: 'rollout' }]))
+  const stream = one.batches(
+    [
+      { id: 'b', prompt: [2, 3] },
+      { id: 'c', prompt: [2, 3] },
+    ],
+    { size: 1 },
+  )
+  const { value } = await clock.run(stream.next())
+  await clock.run(one.drainAll())
+  await stream.return!()
+  expect([group!.complete, value.groups.length]).toEqual([true, 1])
   const saved = written(one.save())
   expect(saved.tasks).toEqual([])
   await clock.run(one.close())
   const two = supervise(clock, server, saved)
   expect(two.restored).toEqual([])
   const again = two.completions({ highWaterMark: 2 })
-  const back = [await again.next(), await again.next()].map(({ value }) => [value.id, value.meta, [...value.tokenIds]])
+  const unread = saved.unread.map(() => again.next())
+  const back = (await Promise.all(unread)).slice(0, 2).map(({ value }) => [value.id, value.meta, [...value.tokenIds]])
   expect(back).toEqual([
     ['y/0', 'y', tokens(1, 3)],
     ['z/0', 'z', tokens(1, 3)],
