@@ -92,6 +92,8 @@ async function live(seed: number): Promise<string[]> {
       must(each.capacity === null || each.running <= each.capacity, () => `I3: ${each.id} runs ${each.running}`)
     if (event.type === 'episode.began') began.add(event.episodeId)
     if (event.type !== 'episode.ended') return
+    const left = [...run.tasks.values()].filter(({ episode }) => episode === event.episodeId)
+    must(left.length === 0, () => `I5: ${event.episodeId} has ended, and its turn ${left[0]!.id} lives`)
     must(!ends.has(event.episodeId), () => `I2: ${event.episodeId} ended twice`)
     ends.set(event.episodeId, event.outcome)
   })

@@ -74,8 +74,15 @@ async function live(seed: number): Promise<string[]> {
     const minVersion = mayWait && chance(0.05) ? { minVersion: version + 1 } : {}
     return { id, prompt: [key, length], samples, priority: random.int(2), meta: { of: id }, ...minVersion }
   }
+  /** Tasks that are handed out in batches, but for those of a batch that failed as a whole. */
+  const batched = new Set<string>()
+  function forBatch(mayWait: boolean) {
+    const given = task(mayWait)
+    batched.add(given.id)
+    return given
+  }
   function* source() {
-    for (let left = 6; left > 0; left--) yield task(false)
+    for (let left = 6; left > 0; left--) yield forBatch(false)
   }
   let version = 0
   const handles: { cancel(): void }[] = []
@@ -95,15 +102,19 @@ async function live(seed: number): Promise<string[]> {
     () => {
       if (rolling) return
       rolling = true
-      const batch = Array.from({ length: 1 + random.int(4) }, () => task())
+      const batch = Array.from({ length: 1 + random.int(4) }, () => forBatch(true))
       const work = one.rollout(batch, { stopAfter: 1 + random.int(batch.length) }).then((groups) => {
         rolling = false
         before.take(before.life.batch, ...groups)
       })
-      quietly(work)
+      quietly(
+        work.catch(() => {
+          for (const { id } of batch) batched.delete(id)
+        }),
+      )
     },
     () => {
-      stream ??= one.batches(source(), { size: 2, maxStaleness: 100, incomplete: 'offer' })
+      stream ??= one.batches(source(), { size: 2, maxStaleness: 100, incomplete: 'offer', tooOld: 'mark' })
       quietly(
         stream.next().then(({ done, value }) => {
           if (done !== true) before.take(before.life.batch, ...value.groups)
@@ -165,9 +176,14 @@ async function live(seed: number): Promise<string[]> {
       path: '/w/x',
     }),
   )
-  const carried = two.rollout([]).then((groups) => after.life.batch.push(...groups))
+  const carried = two.rollout([]).then(
+    (groups) => void after.life.batch.push(...groups),
+    () => {
+      for (const { id, keptFor } of saved.tasks) if (keptFor === 'rollout') batched.delete(id)
+    },
+  )
   const rest = (async () => {
-    for await (const { groups } of two.batches([], { size: 1, maxStaleness: 1_000, incomplete: 'offer' }))
+    for await (const { groups } of two.batches([], { size: 1, incomplete: 'offer', tooOld: 'mark' }))
       after.life.batch.push(...groups)
   })()
   for (const work of [carried, rest]) quietly(work)
@@ -219,7 +235,11 @@ async function live(seed: number): Promise<string[]> {
     }
     const out = [...before.life.batch, ...after.life.batch].map(({ taskId }) => taskId)
     must(new Set(out).size === out.length, () => `I2: handed out twice: ${out.join(' ')}`)
-    if (reader === null || inCallback) return
+    if (inCallback) return
+    const given = new Set(out)
+    for (const id of batched)
+      must(given.has(id) || Number(id.slice(1)) >= submitted, () => `I2: ${id} was never handed out`)
+    if (reader === null) return
     const read = [...before.life.read, ...after.life.read].map(({ id }) => id)
     must(new Set(read).size === read.length, () => `I2: read twice: ${read.join(' ')}`)
   }
