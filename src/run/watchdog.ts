@@ -12,7 +12,7 @@ import { wake } from './wake.ts'
 
 /** Sets the watchdog on an instance that has work. */
 export function guard(run: Run, instance: Instance): void {
-  if (instance.watchdog === null) arm(run, instance, run.options.watchdogMs, null)
+  if (instance.watchdog === null) arm(run, instance, run.options.watchdogMs / 2, null)
 }
 
 /** Calls it off when the last attempt there has ended. */
@@ -26,22 +26,22 @@ function arm(run: Run, instance: Instance, delayMs: number, counted: number | nu
   instance.watchdog = run.clock.setTimeout(() => void look(run, instance, counted), delayMs)
 }
 
-/** `counted` is what the server's own counter said when its streams first stood still. */
+/**
+ * `counted` is what the server's own counter said when it was last asked: first at half time, so that a counter that stands still costs
+ * no second wait.
+ */
 async function look(run: Run, instance: Instance, counted: number | null): Promise<void> {
   const { watchdogMs } = run.options
-  const quietMs = run.clock.now() - lastSign(instance)
-  if (quietMs < watchdogMs) {
-    arm(run, instance, Math.min(watchdogMs, watchdogMs - quietMs), null)
-    return
-  }
+  const halfMs = watchdogMs / 2
+  const quietMs = (): number => run.clock.now() - lastSign(instance)
+  const untilHalf = (): void => arm(run, instance, Math.min(halfMs, halfMs - quietMs()), null)
+  if (quietMs() < halfMs) return untilHalf()
   const { watchdog } = instance
   const counter = await generated(instance)
   // Called off, or set anew, while the server was asked.
   if (instance.watchdog !== watchdog || !isMember(run, instance)) return
-  if (run.clock.now() - lastSign(instance) < watchdogMs) {
-    arm(run, instance, watchdogMs, null)
-    return
-  }
+  if (quietMs() < halfMs) return untilHalf()
+  if (quietMs() < watchdogMs) return arm(run, instance, watchdogMs - quietMs(), counter)
   // A moving counter: it works on something, and has not sent it yet. A paused server stands still by order.
   const moves = counter !== null && counter !== counted
   if (moves || instance.actor.getSnapshot().matches('paused')) arm(run, instance, watchdogMs, counter)

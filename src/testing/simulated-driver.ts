@@ -77,7 +77,11 @@ export function createSimulatedDriver(options: SimulatedDriverOptions): EngineDr
       return faults.run(
         'load',
         signal,
-        () => ({ running: server.running + server.strangers, waiting: server.waiting }),
+        () => ({
+          running: server.running + server.strangers,
+          waiting: server.waiting,
+          generatedTokens: server.counted,
+        }),
         () => ({ running: 0, waiting: 0 }),
       )
     },

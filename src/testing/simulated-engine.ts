@@ -25,6 +25,8 @@ export interface SimulatedEngine {
   readonly strangers: number
   readonly maxRunning: number
   readonly generated: number
+  /** The same with what is due and not yet sampled. */
+  readonly counted: number
   readonly label: string
   readonly paused: PauseMode | null
   readonly released: boolean
@@ -241,6 +243,11 @@ export function createSimulatedEngine(clock: Clock, options: SimulatedEngineOpti
     },
     get generated() {
       return generated
+    },
+    get counted() {
+      let due = generated
+      for (const stream of streams.values()) due += progress(stream) - stream.sampled
+      return due
     },
     get label() {
       return label

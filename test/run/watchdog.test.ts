@@ -1,0 +1,48 @@
+/**
+ * The watchdog tells a slow server from one that stands still, by the server's own counter, and takes no longer for it (F6, decision 18).
+ */
+import { expect, test } from 'vitest'
+import { closeSimulation, startSimulation } from '../simulate.ts'
+
+const WATCHDOG_MS = 1_000
+const start = (tokenMs: number) =>
+  startSimulation([{ capacity: 1, tokenMs }, { capacity: 1 }], { watchdogMs: WATCHDOG_MS, policy: 'round-robin' })
+
+test('streams that are silent while the counter moves are left alone', async () => {
+  // One chunk after the first token: 5 s of silence.
+  const simulation = await start(100)
+  const { clock, supervisor } = simulation
+  const rollout = supervisor.submit({ prompt: [1, 50] })
+  const { completions } = await clock.run(rollout.result)
+  expect(completions[0]!.segments.map(({ instance, reason }) => [instance, reason])).toEqual([['a', 'finished']])
+  expect(clock.now()).toBe(5_000)
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test('a server that stands still is found after watchdogMs, also where it has a counter (F6)', async () => {
+  const simulation = await start(10)
+  const { clock, supervisor, server } = simulation
+  const rollout = supervisor.submit({ prompt: [1, 50] })
+  await clock.advance(25)
+  server('a').freeze()
+  const { completions } = await clock.run(rollout.result)
+  const [first, second] = completions[0]!.segments
+  expect([first!.instance, first!.reason, second!.instance]).toEqual(['a', 'timedOut', 'b'])
+  // Its first token came after 10 ms.
+  expect(first!.endedAt).toBe(10 + WATCHDOG_MS)
+  expect(completions[0]!.outcome).toBe('completed')
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test('one that worked in silence and then stands still is found within two', async () => {
+  const simulation = await start(100)
+  const { clock, supervisor, server } = simulation
+  const rollout = supervisor.submit({ prompt: [1, 50] })
+  await clock.advance(2_550)
+  server('a').freeze()
+  const { completions } = await clock.run(rollout.result)
+  const [first] = completions[0]!.segments
+  expect(first!.reason).toBe('timedOut')
+  expect(first!.endedAt).toBeLessThanOrEqual(2_550 + 2 * WATCHDOG_MS)
+  expect(await closeSimulation(simulation)).toBe(0)
+})
