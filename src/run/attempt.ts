@@ -199,10 +199,11 @@ function finish(run: Run, attempt: Attempt, sample: Sample, last: Chunk): void {
   part(run, attempt, sample, 'finished', last.versions)
   attempt.outcome = 'succeeded'
   attempt.instance.totals.completed++
-  settle(run, sample, 'completed', null, finishReason)
-  giveBack(run, attempt)
+  // Before anything can be placed there again (I9).
   if (saysOtherWeights(attempt, last) && isMember(run, attempt.instance))
     attempt.instance.actor.send({ type: 'weights.lost' })
+  settle(run, sample, 'completed', null, finishReason)
+  giveBack(run, attempt)
 }
 
 /** A server that restarted between two requests is found by what its answer is stamped with. */

@@ -204,3 +204,20 @@ test('requests that strangers abort without a token are sent again after a growi
   expect([exhausted!.error!.code, exhausted!.segments.length]).toEqual(['ATTEMPTS_EXHAUSTED', 12])
   expect(await closeSimulation(simulation)).toBe(0)
 })
+
+test.each([1, 3])(
+  'a server whose answer shows that it restarted gets no other sample before it is brought up to date (I9), with %i slots',
+  async (capacity) => {
+    const simulation = await startSimulation([{ capacity }])
+    const { clock, supervisor, servers } = simulation
+    await clock.run(supervisor.updateWeights({ version: 1, path: '/weights/1' }))
+    servers[0]!.revive()
+    // The first to end finds it; those that ran beside it were sent before.
+    const lengths = Array.from({ length: capacity + 4 }, (_, index) => 5 + 10 * index)
+    const rollouts = lengths.map((length) => supervisor.submit({ prompt: [7, length] }))
+    const groups = await clock.run(Promise.all(rollouts.map(({ result }) => result)))
+    for (const { completions } of groups.slice(capacity))
+      expect(completions[0]!.versions.map(({ version }) => version)).toEqual([1])
+    expect(await closeSimulation(simulation)).toBe(0)
+  },
+)
