@@ -3,6 +3,7 @@
  * is wrong loses its work to others, a server that is busy is waited for.
  */
 import { describe, expect, test, vi } from 'vitest'
+import { createSupervisor, probeInstance, RolloutError } from '../../src/index.ts'
 import { engine, engines, expectEmpty, expectExact, PROFILES, supervise, task, until, viewOf } from './fleet.ts'
 
 const TOKENS = 12
@@ -50,6 +51,27 @@ describe.each(PROFILES)('$name', (profile) => {
       expect(lone.faults.counters.answered).toBe(1)
     },
   )
+
+  test('a wrong key: the server is out, its samples go elsewhere, and where every server refuses it that is said (F4, decision 17)', async () => {
+    const key = 'sk-of-the-user'
+    const [locked, free] = [await engine(profile, { apiKey: 'sk-right' }), await engine(profile, { apiKey: key })]
+    const supervisor = await supervise(profile, [locked, free], {}, { apiKey: key })
+    const { completions } = await supervisor.submit(task(profile, 8, TOKENS)).result
+    for (const completion of completions) expectExact(profile, completion, TOKENS)
+    expect(viewOf(supervisor, locked)).toMatchObject({ completed: 0, running: 0 })
+    expect(viewOf(supervisor, locked).fault).toContain('401')
+    expect(locked.counters.tokensGenerated).toBe(0)
+
+    const alone = createSupervisor({ instances: [{ url: locked.url, engine: profile.name, apiKey: key }] })
+    const refused: unknown = await alone.start().catch((error: unknown) => error)
+    await alone.close()
+    const probed: unknown = await probeInstance({ url: locked.url, engine: profile.name, apiKey: key }).catch((e) => e)
+    for (const error of [refused, probed]) {
+      expect(error).toBeInstanceOf(RolloutError)
+      expect(String(error)).toMatch(/401.*check the api key/)
+      expect(JSON.stringify(error) + String(error)).not.toContain(key)
+    }
+  })
 
   test.each([408, 429, 503])(
     '%i waits as long as Retry-After says, as often as it takes, and blames nobody',
@@ -113,9 +135,10 @@ describe.each(PROFILES)('$name', (profile) => {
   })
 })
 
-describe.each(PROFILES.filter(({ tokenIds }) => tokenIds))('$name', (profile) => {
-  // SGLang does not say how large its vocabulary is.
-  test.each(['declared by the user', ...(profile.name === 'sglang' ? [] : ['reported by the server'])])(
+describe.each(PROFILES)('$name', (profile) => {
+  // SGLang does not say how large its vocabulary is, and a server without token ids cannot.
+  const says = profile.tokenIds && profile.name !== 'sglang'
+  test.each(['declared by the user', ...(says ? ['reported by the server'] : [])])(
     'a token id outside the vocabulary (%s) never reaches the server, which lives (R8)',
     async (whence) => {
       const server = await engine(profile)
@@ -135,17 +158,18 @@ describe.each(PROFILES.filter(({ tokenIds }) => tokenIds))('$name', (profile) =>
   )
 })
 
-test('no request id is a prefix of another, over retries and supervisors (F11)', async () => {
-  const profile = PROFILES[0]!
-  const servers = await engines(profile, 2)
-  const supervisors = [await supervise(profile, servers), await supervise(profile, servers)]
-  servers[0]!.faults.cut({ times: 20 })
-  const groups = await Promise.all(supervisors.map((each) => each.submit(task(profile, 60, 4)).result))
-  const ids = groups.flatMap(({ completions }) =>
-    completions.flatMap(({ segments }) => segments.map(({ attempt }) => attempt)),
-  )
-  expect(ids.length).toBeGreaterThan(120)
-  expect(new Set(ids).size).toBe(ids.length)
-  expect(new Set(ids.map(({ length }) => length)).size).toBe(1)
-  await until('all have ended', () => servers.every(({ counters }) => counters.running === 0))
+describe.each(PROFILES)('$name', (profile) => {
+  test('no request id is a prefix of another, over retries and supervisors (F11)', async () => {
+    const servers = await engines(profile, 2, { stepMs: 0 })
+    const supervisors = [await supervise(profile, servers), await supervise(profile, servers)]
+    servers[0]!.faults.cut({ times: 20 })
+    const groups = await Promise.all(supervisors.map((each) => each.submit(task(profile, 60, 4)).result))
+    const ids = groups.flatMap(({ completions }) =>
+      completions.flatMap(({ segments }) => segments.map(({ attempt }) => attempt)),
+    )
+    expect(ids.length).toBeGreaterThan(120)
+    expect(new Set(ids).size).toBe(ids.length)
+    expect(new Set(ids.map(({ length }) => length)).size).toBe(1)
+    await until('all have ended', () => servers.every(({ counters }) => counters.running === 0))
+  })
 })

@@ -2,6 +2,7 @@
  * When a slot is free again: not when the caller has what it wanted, but when the server has really ended the work (D3, decision 23).
  */
 import { describe, expect, test } from 'vitest'
+import { type Clock, realClock } from '../../src/clock.ts'
 import type { EmbeddedEngine } from '../../src/testing/index.ts'
 import { engine, engines, expectEmpty, expectExact, PROFILES, supervise, task, until, viewOf } from './fleet.ts'
 
@@ -9,6 +10,8 @@ const TOKENS = 40
 const LONG = 3000
 /** Where a server does not say what it runs, a slot is taken for 10 s after its socket closed. */
 const SLOTS_MS = 15_000
+/** Between two looks at whether the server has ended it. */
+const POLL_MS = 250
 
 function requestsOf(server: EmbeddedEngine, pattern: RegExp): () => number {
   let count = 0
@@ -58,6 +61,42 @@ describe.each(PROFILES)('$name', (profile) => {
     }
     slow!.faults.heal()
     await expectEmpty(supervisor, [slow!, quick!])
+  })
+})
+
+describe.each(PROFILES.filter(({ name }) => name === 'openai'))('$name', (profile) => {
+  test('a server that goes on, and counts nothing: the slot stays taken for 10 s after the socket closed (D3, decision 23)', async () => {
+    const server = await engine(profile, { capacity: 2, stepMs: 2 })
+    let polls = 0
+    let heldAt: number | null = null
+    const clock: Clock = {
+      ...realClock,
+      now: () => heldAt ?? realClock.now(),
+      setTimeout(callback, ms) {
+        if (ms === POLL_MS) polls++
+        return realClock.setTimeout(callback, ms)
+      },
+    }
+    const supervisor = await supervise(profile, [server], { clock, timeouts: { totalMs: 100 } }, { capacity: 1 })
+    server.faults.ignoreDisconnects()
+    const before = clock.now()
+    const [expired] = (await supervisor.submit(task(profile, 1, LONG)).result).completions
+    expect(expired).toMatchObject({ outcome: 'expired', error: { code: 'TOTAL_TIMEOUT' } })
+    const next = supervisor.submit(task(profile, 1, 3))
+    const { requests } = server.counters
+    heldAt = before + 10_000
+    polls = 0
+    await until('the supervisor has looked again and again', () => {
+      expect(viewOf(supervisor, server).running).toBe(1)
+      expect(server.counters.requests).toBe(requests)
+      return polls >= 3
+    })
+    heldAt = realClock.now() + 10_000
+    await until('the next has its slot', () => server.counters.requests > requests)
+    heldAt = null
+    expectExact(profile, (await next.result).completions[0]!, 3)
+    server.faults.heal()
+    await expectEmpty(supervisor, [server])
   })
 })
 
