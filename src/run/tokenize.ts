@@ -16,12 +16,20 @@ import { wake } from './wake.ts'
 /** Calls at once to one server: its tokenizer shares the connections of all control calls. */
 const CALLS_AT_ONCE = 8
 
+/**
+ * About a million tokens, more than any context in use. Longer text is sent as it is, for the server to refuse: made into ids it would keep
+ * the tokenizer busy for seconds, and the answer would be more than a control call may bring.
+ */
+const LONGEST_TEXT_CHARS = 4 * 1024 * 1024
+
 /** What servers without such a route answer, or without a chat template. */
 const CANNOT: ReadonlySet<RolloutErrorCode> = new Set(['INSTANCE_FAULT', 'REQUEST_REJECTED', 'WRONG_PROTOCOL'])
 
 /** True where the prompt is not token ids and a server may make them: then its samples wait for that. */
 export function needsTokens(run: Run, task: LiveTask): boolean {
-  return kindOf(task.spec.prompt) !== 'ids' && mayTokenize(run, task, null)
+  const { prompt } = task.spec
+  if (typeof prompt === 'string' && prompt.length > LONGEST_TEXT_CHARS) return false
+  return kindOf(prompt) !== 'ids' && mayTokenize(run, task, null)
 }
 
 /** True while a server that can is there, or where it is away and no other takes the prompt as it is. */

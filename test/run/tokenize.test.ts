@@ -195,3 +195,13 @@ test('before a server was there it waits, and a server that is away is waited fo
   expect((await clock.run(rollout.result)).complete).toBe(true)
   expect(await closeSimulation(simulation)).toBe(0)
 })
+
+test('text that no context holds is sent as it is, for the server to refuse, and keeps no tokenizer busy (F4)', async () => {
+  const { clock, asked, sent, ...simulation } = await fleet([undefined])
+  const prompt = `7 ${'5'.padStart(4 * 1024 * 1024, '0')}`
+  const [completion] = (await clock.run(simulation.supervisor.submit({ prompt }).result)).completions
+  expect(asked).toEqual([])
+  expect(sent[0] === prompt).toBe(true)
+  expect(completion!.outcome).toBe('completed')
+  expect(await closeSimulation({ clock, ...simulation })).toBe(0)
+})
