@@ -5,7 +5,7 @@
 import { connectInstance, type InstanceOptions } from '../index.ts'
 import { type ConformanceReport, type ConformanceResult, checkConformance } from '../testing/index.ts'
 import type { Flags } from './flags.ts'
-import { createStyle, type Io, type Style, UsageError, wantsColor } from './io.ts'
+import { createStyle, type Io, type Style, wantsColor } from './io.ts'
 import type { Settings } from './settings.ts'
 
 export const CONFORMANCE_FLAGS = {
@@ -29,13 +29,15 @@ interface Examined {
   readonly fault: string | null
 }
 
-export function checkConformanceFlags(settings: Settings): void {
+export function conformanceProblems(settings: Settings): readonly string[] {
+  const problems: string[] = []
   const weights = settings.list('weights')
   const allowed = ['pause', 'release', 'weights', 'idle'].filter((name) => settings.overrides(name))
   if (allowed.length > 0 && !settings.on('conformance'))
-    throw new UsageError(`--${allowed[0]}: expected --conformance with it, found none`)
+    problems.push(`--${allowed[0]}: expected --conformance with it, found none`)
   if (weights.length !== 0 && weights.length !== 2)
-    throw new UsageError(`--weights: expected two checkpoints, --weights A --weights B, found ${weights.length}`)
+    problems.push(`--weights: expected two checkpoints, --weights A --weights B, found ${weights.length}`)
+  return problems
 }
 
 /** True where every server keeps what it promises. */

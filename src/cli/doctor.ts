@@ -3,13 +3,13 @@
  * the same time limit, so that it always ends. With --conformance it tries all that out, one server after another.
  */
 import { type InstanceOptions, type Probe, probeInstance, RolloutError } from '../index.ts'
-import { CONFORMANCE_FLAGS, checkConformanceFlags, conformance } from './doctor-conformance.ts'
+import { CONFORMANCE_FLAGS, conformance, conformanceProblems } from './doctor-conformance.ts'
 import { type DoctorFinding, doctorText } from './doctor-report.ts'
 import { type Flags, flagHelp } from './flags.ts'
-import { createStyle, EXIT, type Io, UsageError, wantsColor } from './io.ts'
-import { checkFleet } from './run-fleet.ts'
-import { CONFIG_KEYS, FLEET_FLAGS, RUN_FLAGS, readInstances } from './run-options.ts'
-import { readSettings } from './settings.ts'
+import { fleetProblems } from './fleet-check.ts'
+import { createStyle, EXIT, type Io, wantsColor } from './io.ts'
+import { CONFIG_KEYS, FLEET_FLAGS, instancesProblems, RUN_FLAGS, readInstances } from './run-options.ts'
+import { readSettings, type Settings } from './settings.ts'
 import { signalOf, stopOnSignals } from './signals.ts'
 
 const TIMEOUT_MS = 10_000
@@ -37,17 +37,17 @@ Exit codes: 0 every server can be used (and keeps what it promises), 1 some cann
 `
 
 export async function doctor(args: readonly string[], io: Io): Promise<number> {
-  const settings = readSettings(FLAGS, args, io.env, { otherKeys: CONFIG_KEYS, otherFlags: RUN_FLAGS })
+  const bothForms = args.some((arg) => arg.startsWith('--url'))
+  const settings = readSettings(FLAGS, args, io.env, {
+    otherKeys: CONFIG_KEYS,
+    otherFlags: RUN_FLAGS,
+    problems: (found) => doctorProblems(found, bothForms),
+  })
   if (settings.on('help')) {
     io.stdout.write(DOCTOR_HELP)
     return EXIT.ok
   }
-  if (settings.operands.length > 0 && args.some((arg) => arg.startsWith('--url')))
-    throw new UsageError('expected urls either as they are or with --url, found both')
   const instances = readInstances(settings, settings.operands)
-  checkConformanceFlags(settings)
-  if (instances.length === 0) throw new UsageError('expected the urls of servers, such as http://10.0.0.1:30000')
-  await checkFleet({ instances, supervisor: {} })
   const stop = new AbortController()
   const forget = stopOnSignals(io, stop, (words) => io.stderr.write(`${words}\n`))
   try {
@@ -67,6 +67,16 @@ export async function doctor(args: readonly string[], io: Io): Promise<number> {
   } finally {
     forget()
   }
+}
+
+function doctorProblems(settings: Settings, urlFlag: boolean): readonly string[] {
+  const { operands } = settings
+  const instances = readInstances(settings, operands)
+  const problems = [...instancesProblems(settings), ...conformanceProblems(settings)]
+  if (operands.length > 0 && urlFlag) problems.push('expected urls either as they are or with --url, found both')
+  if (instances.length === 0 && problems.length === 0)
+    problems.push('expected the urls of servers, such as http://10.0.0.1:30000')
+  return [...problems, ...fleetProblems({ instances, supervisor: {} })]
 }
 
 async function examine(instance: InstanceOptions, timeoutMs: number, stop: AbortSignal): Promise<DoctorFinding> {

@@ -12,7 +12,6 @@ import {
 } from '../index.ts'
 import { isRecord } from '../input/line-fields.ts'
 import { startEmbeddedFleet } from './embedded-fleet.ts'
-import { UsageError } from './io.ts'
 import type { RunOptions } from './run-options.ts'
 
 export interface RunFleet {
@@ -22,22 +21,6 @@ export interface RunFleet {
 
 /** Fast enough to be over soon, slow enough to be watched. */
 const DEMO = { engines: 2, capacity: 16, stepMs: 4, seed: 1 } as const
-
-/** Finds every mistake in what is known of the fleet before anything is asked or written. @throws UsageError */
-export async function checkFleet({
-  supervisor,
-  instances,
-}: Pick<RunOptions, 'supervisor' | 'instances'>): Promise<void> {
-  try {
-    await createSupervisor({ ...supervisor, instances }).close()
-  } catch (error) {
-    throw RolloutError.isInstance(error) ? new UsageError(`the fleet cannot be used:\n${problemsOf(error)}`) : error
-  }
-}
-
-function problemsOf({ problems }: RolloutError): string {
-  return problems.map(({ path, expected, found }) => `  ${path}: expected ${expected}, found ${found}`).join('\n')
-}
 
 /**
  * Resolves when the fleet takes work.

@@ -4,7 +4,8 @@
 import { engineNames, type InstanceOptions, policyNames, type Sampling, type SupervisorOptions } from '../index.ts'
 import { isRecord } from '../input/line-fields.ts'
 import { type Flags, flagHelp } from './flags.ts'
-import { type Io, UsageError } from './io.ts'
+import { fleetProblems } from './fleet-check.ts'
+import type { Io } from './io.ts'
 import { readSettings, type Settings } from './settings.ts'
 
 export interface RunOptions {
@@ -15,7 +16,6 @@ export interface RunOptions {
   readonly retryFailed: boolean
   readonly demoFleet: boolean
   readonly instances: readonly InstanceOptions[]
-  /** Checked by createSupervisor. */
   readonly supervisor: SupervisorOptions
   readonly samples: number
   readonly sampling: Sampling
@@ -108,27 +108,16 @@ Exit codes: 0 every sample completed, 1 some failed or some lines could not be u
 
 /** @returns null when help was asked for @throws UsageError */
 export function readRunOptions(args: readonly string[], env: Io['env']): RunOptions | null {
-  const settings = readSettings(RUN_FLAGS, args, env, { otherKeys: CONFIG_KEYS })
+  const settings = readSettings(RUN_FLAGS, args, env, { otherKeys: CONFIG_KEYS, problems: runProblems })
   if (settings.on('help')) return null
-  const [input, ...more] = settings.operands
-  if (input === undefined || more.length > 0)
-    throw new UsageError(`expected one file of prompts, or - for stdin, found ${settings.operands.length}`)
-  const demoFleet = settings.on('demo-fleet')
-  const instances = readInstances(settings)
   const output = settings.word('output')
-  if (demoFleet && settings.overrides('url')) throw new UsageError('expected either --url or --demo-fleet, found both')
-  if (!demoFleet && instances.length === 0)
-    throw new UsageError('expected servers: --url, instances in the config file, or --demo-fleet')
-  if (settings.on('retry-failed') && (output === null || output === '-'))
-    throw new UsageError('--retry-failed: expected together with --output, which says what failed')
-  const { instances: _, ...supervisor } = settings.config
   return {
-    input,
+    input: settings.operands[0]!,
     output: output === '-' ? null : output,
     retryFailed: settings.on('retry-failed'),
-    demoFleet,
-    instances,
-    supervisor: { ...supervisor, policy: settings.word('policy') ?? policyNames[0] } as SupervisorOptions,
+    demoFleet: settings.on('demo-fleet'),
+    instances: readInstances(settings),
+    supervisor: readSupervisor(settings),
     samples: settings.number('samples') ?? 1,
     sampling: readSampling(settings),
     concurrency: settings.number('concurrency'),
@@ -141,15 +130,43 @@ export function readRunOptions(args: readonly string[], env: Io['env']): RunOpti
   }
 }
 
+function runProblems(settings: Settings): readonly string[] {
+  const { operands } = settings
+  const problems: string[] = []
+  const output = settings.word('output')
+  const demoFleet = settings.on('demo-fleet')
+  const instances = readInstances(settings)
+  if (operands.length !== 1) problems.push(`expected one file of prompts, or - for stdin, found ${operands.length}`)
+  if (demoFleet && settings.overrides('url')) problems.push('expected either --url or --demo-fleet, found both')
+  if (!demoFleet && instances.length === 0 && instancesProblems(settings).length === 0)
+    problems.push('expected servers: --url, instances in the config file, or --demo-fleet')
+  if (settings.on('retry-failed') && (output === null || output === '-'))
+    problems.push('--retry-failed: expected together with --output, which says what failed')
+  return [
+    ...problems,
+    ...instancesProblems(settings),
+    ...fleetProblems({ instances, supervisor: readSupervisor(settings) }),
+  ]
+}
+
+function readSupervisor(settings: Settings): SupervisorOptions {
+  const { instances: _, ...supervisor } = settings.config
+  return { ...supervisor, policy: settings.word('policy') ?? policyNames[0] } as SupervisorOptions
+}
+
+/** What is wrong with the list of servers as a whole. */
+export function instancesProblems({ config: { instances } }: Settings): readonly string[] {
+  return instances === undefined || Array.isArray(instances) ? [] : ['instances: expected an array of { url, engine }']
+}
+
 /**
  * The servers of the operands, else of --url or its variable, else of the config file. What they are is checked by the supervisor.
  */
 export function readInstances(settings: Settings, operands: readonly string[] = []): readonly InstanceOptions[] {
-  const given = settings.config.instances
-  if (given !== undefined && !Array.isArray(given))
-    throw new UsageError('instances: expected an array of { url, engine }')
+  const { instances: list } = settings.config
+  const given: readonly unknown[] = Array.isArray(list) ? list : []
   const urls = operands.length > 0 ? operands : settings.list('url')
-  const configured: unknown[] = operands.length > 0 || settings.overrides('url') ? [] : (given ?? [])
+  const configured = operands.length > 0 || settings.overrides('url') ? [] : given
   const instances: unknown[] = [...urls.map((url) => ({ url })), ...configured]
   const shared = present({
     engine: settings.word('engine'),

@@ -8,7 +8,7 @@ import { createLineSink } from './line-sink.ts'
 import { createLiveLine, type LiveLine } from './live-line.ts'
 import { createLog } from './log.ts'
 import { openOutput, outputFailure, type RunOutput } from './output.ts'
-import { checkFleet, startRunFleet } from './run-fleet.ts'
+import { startRunFleet } from './run-fleet.ts'
 import { RUN_HELP, type RunOptions, readRunOptions } from './run-options.ts'
 import { createSpeed, momentOf, type RunCounts, type RunSummary, runLine, summaryText } from './run-progress.ts'
 import { type RunWork, submitLines, writeCompletions } from './run-work.ts'
@@ -40,7 +40,6 @@ export async function run(args: readonly string[], io: Io): Promise<number> {
   const stop = new AbortController()
   const forget = stopOnSignals(io, stop, live.say)
   try {
-    await checkFleet(options)
     const input = await openInput(options.input, io)
     await mustDiffer(options.input, options.output)
     const { output: path, retryFailed } = options

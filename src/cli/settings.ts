@@ -29,6 +29,8 @@ export interface SettingsRules {
   readonly otherKeys: readonly string[]
   /** Flags of other commands, which the same file may have settings for. */
   readonly otherFlags?: Flags
+  /** What is wrong with settings that are each right by themselves; said together with all else. Not asked beside --help. */
+  readonly problems: (settings: Settings) => readonly string[]
 }
 
 /** On the command line only: they are about this one call. */
@@ -39,7 +41,7 @@ export function readSettings(
   flags: Flags,
   args: readonly string[],
   env: Io['env'],
-  { otherKeys, otherFlags = {} }: SettingsRules,
+  { otherKeys, otherFlags = {}, problems: further }: SettingsRules,
 ): Settings {
   const { values: given, operands } = parseFlags(flags, args, true)
   const problems: string[] = []
@@ -66,13 +68,15 @@ export function readSettings(
   for (const key of Object.keys(config)) {
     if (!known.includes(key)) problems.push(`${String(path)}: ${key}: expected one of ${known.join(', ')}`)
   }
-  if (problems.length > 0) throw new UsageError(problems.join('\n  '))
-  return {
+  const settings: Settings = {
     ...flagValues(values),
     operands,
     config: Object.fromEntries(Object.entries(config).filter(([key]) => otherKeys.includes(key))),
     overrides: (name) => overridden.has(name),
   }
+  if (!settings.on('help')) problems.push(...further(settings))
+  if (problems.length > 0) throw new UsageError(problems.join('\n  '))
+  return settings
 }
 
 /** A variable that is set to nothing is not set. */

@@ -1,9 +1,12 @@
 /**
  * `doctor`: what it says of servers that work, that lack something, and that are none; it always ends.
  */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import { type AddressInfo, createServer as createSocketServer } from 'node:net'
-import { afterAll, afterEach, describe, expect, it } from 'vitest'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, afterEach, describe, expect, it, onTestFinished } from 'vitest'
 import { runCommand } from '../../src/cli/command.ts'
 import { doctorText, remarksOn } from '../../src/cli/doctor-report.ts'
 import { createStyle } from '../../src/cli/io.ts'
@@ -99,6 +102,26 @@ describe('doctor', () => {
     io.env = { ROLLOUT_SUPERVISOR_API_KEY: 'secret', ROLLOUT_SUPERVISOR_URL: url }
     expect(await runCommand(['doctor'], io)).toBe(0)
     expect(io.out).not.toContain('secret')
+  })
+
+  it('names every mistake of flags, environment and config file at once', async () => {
+    const io = fakeIo()
+    const folder = mkdtempSync(join(tmpdir(), 'rollout-supervisor-doctor-'))
+    onTestFinished(() => rmSync(folder, { recursive: true }))
+    const path = join(folder, 'wrong.json')
+    writeFileSync(path, JSON.stringify({ typo: 1, instances: [{ url: 'a' }, { url: 'http://b', weight: -1 }] }))
+    io.env = { ROLLOUT_SUPERVISOR_CONFIG: path, ROLLOUT_SUPERVISOR_JSON: 'maybe' }
+    expect(await runCommand(['doctor', '--weights', 'x', '--timeout', 'soon'], io)).toBe(2)
+    for (const words of [
+      'typo: expected one of',
+      'instances[0].url: expected a base URL',
+      'instances[1].weight: expected a number',
+      'ROLLOUT_SUPERVISOR_JSON: expected true or false',
+      '--timeout: expected a time',
+      '--weights: expected --conformance',
+      '--weights: expected two checkpoints',
+    ])
+      expect(io.err).toContain(words)
   })
 
   it('ends within its time at a server that is silent, and at one that never stops talking', async () => {

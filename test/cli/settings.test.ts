@@ -71,8 +71,17 @@ describe('settings', () => {
   })
 
   it('names every problem of every layer at once', () => {
-    const path = config({ samples: 0, maxTokens: 'x', typo: 1 })
+    const instances = [
+      { url: 'http://a', capacity: 0 },
+      { url: 'b', typo: 1 },
+    ]
+    const path = config({ samples: 0, maxTokens: 'x', typo: 1, instances, timeouts: { waitMs: 'long' } })
     const problems = [
+      'expected one file of prompts, or - for stdin, found 2',
+      'instances[0].capacity: expected an integer',
+      'instances[1].url: expected a base URL',
+      'instances[1].typo: expected',
+      'timeouts.waitMs: expected a number',
       `${path}: samples: expected a whole number from 1 to 1024, found 0`,
       `${path}: maxTokens: expected a whole number`,
       `${path}: typo: expected one of`,
@@ -81,7 +90,8 @@ describe('settings', () => {
       '--grace: expected a time above 0 such as 500ms, 10s or 2m, found "soon"',
     ]
     const env = { ROLLOUT_SUPERVISOR_TEMPERATURE: 'hot', ROLLOUT_SUPERVISOR_JSON: 'maybe' }
-    for (const problem of problems) expect(() => read(['--config', path, '--grace', 'soon'], env)).toThrow(problem)
+    for (const problem of problems)
+      expect(() => read(['--config', path, '--grace', 'soon', 'more.jsonl'], env)).toThrow(problem)
   })
 
   it.each([
