@@ -4,8 +4,11 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { Readable } from 'node:stream'
 import { beforeAll, describe, expect, it } from 'vitest'
+import { runCommand } from '../../src/cli/command.ts'
 import { createWindow } from '../../src/cli/window.ts'
+import { engineNames } from '../../src/index.ts'
 import type { EmbeddedEngine } from '../../src/testing/index.ts'
+import { fakeIo } from './fake-io.ts'
 import { fastEngine, fileOf, freshPath, keysOf, keysOfPrompts, prompts, rowsIn, rowsOf, run } from './run-fixtures.ts'
 
 let engine: EmbeddedEngine
@@ -183,6 +186,37 @@ describe('run', () => {
     expect(err).toContain('http://127.0.0.1:1')
   })
 
+  it.each(engineNames)(
+    'a wrong key for one of two %s: the lines are done by the other, and it is said which (decision 17)',
+    async (profile) => {
+      const options = { profile, ...(profile === 'vllm' ? { logprobsMode: 'processed_logprobs' as const } : {}) }
+      const [locked, free] = [
+        await fastEngine({ ...options, apiKey: 'right' }),
+        await fastEngine({ ...options, apiKey: 'k' }),
+      ]
+      const path = fileOf(Array.from({ length: 4 }, (_, index) => ({ id: `p${index}`, prompt: 'abc' })))
+      const args = [path, '--api-key', 'k', '--max-tokens', '4', '--url', locked.url]
+      const { code, out, err } = await run([...args, '--url', free.url])
+      expect(err).toContain(locked.url)
+      expect(err).toMatch(/found 401: .*; check the api key of this instance/)
+      expect(code).toBe(0)
+      expect(keysOf(rowsOf(out))).toEqual(keysOfPrompts(4))
+      const alone = await run([...args, '--engine', profile])
+      expect({ code: alone.code, out: alone.out }).toEqual({ code: 1, out: '' })
+      expect(alone.err).toMatch(/found 401: .*; check the api key of this instance/)
+    },
+  )
+
+  it.each([
+    [{}, true],
+    [{ NO_COLOR: '1' }, false],
+  ])('colours on a terminal with %j: %s', async (env, colours) => {
+    const io = fakeIo({ isTTY: true })
+    io.env = env
+    expect(await runCommand(['run', fileOf(prompts(2)), ...fleet], io)).toBe(0)
+    expect(io.err.includes('\u001b[1m')).toBe(colours)
+  })
+
   it('log-probabilities of before temperature are taken only where --logprob-basis says so, and named', async () => {
     const raw = await fastEngine({ profile: 'vllm' })
     const args = [fileOf(prompts(1)), '--url', raw.url, '--temperature', '0.5', '--max-tokens', '4']
@@ -219,7 +253,7 @@ describe('memory', () => {
     let read = 0
     let written = 0
     let most = 0
-    const total = 4_000
+    const total = 1_000
     function* lines(): Generator<Buffer> {
       for (; read < total; read++) {
         most = Math.max(most, read - written)
