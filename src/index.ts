@@ -71,5 +71,7 @@ export type {
 export { type IdleReason, idleLabels, type Waiting } from './telemetry/idle.ts'
 export type { Logger } from './telemetry/logger.ts'
 export { createTimeline, type Timeline, type TimelineOptions, type TimelineView } from './telemetry/timeline.ts'
+export type { TimelineMark } from './telemetry/timeline-marks.ts'
+export type { PhaseSpan, PhaseTime, PhaseTimes } from './telemetry/timeline-phases.ts'
 export type { Bar, BarKind, IdleSpan, InstanceTimeline, SlotTime, TimelineReport } from './telemetry/timeline-report.ts'
 export { type TimelineCurve, type TimelineSvgOptions, timelineSvg } from './telemetry/timeline-svg.ts'

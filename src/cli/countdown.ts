@@ -6,7 +6,7 @@
 import { EOS } from '../testing/index.ts'
 
 /** Digits are their own token ids, 0 to 9. */
-const DIGITS = 10
+export const DIGITS = 10
 
 /** Long enough for the tail of an untrained policy, which stops with a chance of one in sixteen at every token. */
 export const MAX_TOKENS = 64

@@ -16,10 +16,6 @@ const WINDOW_MS = 3_000
 
 export interface DemoMeter {
   observe(event: SupervisorEvent): void
-  /** Samples of the running step begin to count from 0. */
-  nextStep(): void
-  /** Samples of this step that have ended. */
-  readonly done: number
   readonly failed: number
   readonly tokens: number
   /** Over the last seconds. */
@@ -28,19 +24,12 @@ export interface DemoMeter {
 
 export function createDemoMeter(timeline: Timeline): DemoMeter {
   const window: Moment[] = []
-  let [done, failed, tokens] = [0, 0, 0]
+  let [failed, tokens] = [0, 0]
   return {
     observe(event) {
       if (event.type === 'sample.released') tokens += event.tokens
       if (event.type !== 'sample.ended') return
-      done += 1
       if (event.outcome === 'failed' || event.outcome === 'expired') failed += 1
-    },
-    nextStep() {
-      done = 0
-    },
-    get done() {
-      return done
     },
     get failed() {
       return failed

@@ -1,8 +1,11 @@
 /**
  * The flags of `rollout-supervisor demo`, their defaults and their bounds.
  */
+import type { WeightUpdateOptions } from '../index.ts'
 import { type Flags, flagHelp, readFlags } from './flags.ts'
 import { UsageError } from './io.ts'
+
+type UpdateMode = NonNullable<WeightUpdateOptions['mode']>
 
 export interface DemoOptions {
   /** Steps to train, or null: until the target is reached. */
@@ -15,6 +18,13 @@ export interface DemoOptions {
   readonly samples: number
   /** Whether the trainer waits for each step's groups, or is one version behind generation at most. */
   readonly mode: 'on-policy' | 'off-policy'
+  /** On-policy: groups in flight beyond those that a step waits for. */
+  readonly extra: number
+  readonly update: UpdateMode
+  /** Steps from one evaluation to the next; 0 is never. */
+  readonly evaluateEvery: number
+  /** Step in which a server is killed; 0 is never. */
+  readonly killStep: number
   readonly policy: 'least-request' | 'round-robin'
   readonly strict: boolean
   /** Engines, from the first, that are slower by slowFactor. */
@@ -37,11 +47,17 @@ const DEFAULTS = {
   capacity: 16,
   groups: 32,
   samples: 8,
+  evaluateEvery: 5,
+  killStep: 4,
   slowFactor: 4,
   stepMs: 16,
   seed: 1,
   out: './rollout-supervisor-demo',
 } as const
+
+/** More keeps slots fuller at the end of a step, and tokens older. */
+const EXTRA_SHARE = 1 / 8
+const UPDATE_MODES = ['abort', 'restart', 'keep', 'drain'] as const satisfies readonly UpdateMode[]
 
 const whole = (min: number, max: number, about: string) => ({ type: 'number', whole: true, min, max, about }) as const
 const number = (min: number, max: number, about: string) => ({ type: 'number', whole: false, min, max, about }) as const
@@ -58,6 +74,18 @@ const FLAGS = {
     allowed: ['on-policy', 'off-policy'],
     about: 'on-policy: each step waits for its groups; off-policy: the next ones run while it trains (on-policy)',
   },
+  extra: whole(
+    0,
+    4_096,
+    'on-policy: groups begun beyond those; long ones go on through updates into later steps (an eighth of --groups)',
+  ),
+  update: {
+    type: 'word',
+    allowed: UPDATE_MODES,
+    about: 'what an update does to running samples: abort (go on from their tokens), restart, keep or drain (abort)',
+  },
+  'evaluate-every': whole(0, 100_000, `steps from one evaluation to the next; 0 is never (${DEFAULTS.evaluateEvery})`),
+  'kill-step': whole(0, 100_000, `step in which a server of several is killed; 0 is never (${DEFAULTS.killStep})`),
   policy: {
     type: 'word',
     allowed: ['least-request', 'round-robin'],
@@ -79,7 +107,8 @@ const FLAGS = {
 export const DEMO_HELP = `usage: rollout-supervisor demo [flags]
 
 Trains a tiny policy with GRPO, on engines that speak SGLang's HTTP protocol inside this process. The task: count down from the
-prompt's digit to 0, then stop. Exit code 0 when the target is reached (or --steps are done), 1 when the budget is missed.
+prompt's digit to 0, then stop. Weights are updated after every step while long samples run on, evaluations take slots from rollouts, and
+one server is killed and comes back with old weights. Exit code 0 when the target is reached (or --steps are done), 1 when the budget is missed.
 
 ${flagHelp(FLAGS)}
 `
@@ -89,12 +118,19 @@ export function readDemoOptions(args: readonly string[]): DemoOptions | null {
   const flags = readFlags(FLAGS, args)
   if (flags.on('help')) return null
   const policy = flags.word('policy') === 'round-robin' ? 'round-robin' : 'least-request'
+  const groups = flags.number('groups') ?? DEFAULTS.groups
+  const engines = flags.number('engines') ?? DEFAULTS.engines
   const options: DemoOptions = {
     steps: flags.number('steps'),
     seconds: flags.number('seconds'),
-    engines: flags.number('engines') ?? DEFAULTS.engines,
+    engines,
     capacity: flags.number('capacity') ?? DEFAULTS.capacity,
-    groups: flags.number('groups') ?? DEFAULTS.groups,
+    groups,
+    extra: flags.number('extra') ?? Math.ceil(groups * EXTRA_SHARE),
+    update: UPDATE_MODES.find((mode) => mode === flags.word('update')) ?? 'abort',
+    evaluateEvery: flags.number('evaluate-every') ?? DEFAULTS.evaluateEvery,
+    // The only server of a fleet would take the run with it.
+    killStep: engines === 1 ? 0 : (flags.number('kill-step') ?? DEFAULTS.killStep),
     samples: flags.number('samples') ?? DEFAULTS.samples,
     mode: flags.word('mode') === 'off-policy' ? 'off-policy' : 'on-policy',
     policy,

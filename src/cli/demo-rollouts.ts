@@ -1,21 +1,25 @@
 /**
- * Where the demo's training loop gets the groups of its next step from. On-policy: asked for, and waited for, step by step. Off-policy: out of
- * a stream of batches that goes on while the trainer trains, one version ahead of it at most.
+ * Where the demo's training loop gets the groups of its next step from. On-policy: asked for step by step, some more than the step waits for.
+ * Off-policy: out of a stream of batches that goes on while the trainer trains, one version ahead of it at most.
  */
 import type { Group, Task } from '../index.ts'
 import { createRandom, EOS, hash32, type Random } from '../testing/index.ts'
 import { drawDigits, MAX_TOKENS } from './countdown.ts'
+import { createOpenGroups, type Prompt } from './demo-groups.ts'
 import type { TrainingOptions } from './demo-train.ts'
 
-export interface Prompt {
-  readonly digit: number
-}
+export type { Prompt } from './demo-groups.ts'
 
 export interface DemoRollouts {
-  /** The groups of a step. When the demo is told to stop they end at once, cancelled, or there are none. */
-  next(step: number): Promise<readonly Group<Prompt>[]>
-  /** Cancels what was begun for steps that will not come. */
-  end(): Promise<unknown>
+  begin(step: number): void
+  /** Resolves when so many groups of the step are done, where it is known which those are; else at once. */
+  middle(groups: number): Promise<void>
+  /** The groups of the step. After an end they are cancelled, or there are none. */
+  take(): Promise<readonly Group<Prompt>[]>
+  /** Groups that have ended since the last were taken. */
+  readonly done: number
+  /** Cancels what is in flight, now and later. */
+  end(reason: unknown): void
 }
 
 const MAX_STALENESS = 1
@@ -25,50 +29,66 @@ export function createRollouts(options: TrainingOptions): DemoRollouts {
   return options.demo.mode === 'off-policy' ? offPolicy(options, random) : onPolicy(options, random)
 }
 
-function onPolicy(options: TrainingOptions, random: Random): DemoRollouts {
-  const { demo, supervisor, signal } = options
+function onPolicy({ demo, supervisor }: TrainingOptions, random: Random): DemoRollouts {
+  const open = createOpenGroups(supervisor)
   return {
-    async next(step) {
-      const digits = drawDigits(demo.groups, random.next)
-      const rollouts = digits.map((digit, index) => supervisor.submit<Prompt>(taskOf(options, digit, step, index)))
-      const cancel = (): void => {
-        for (const rollout of rollouts) rollout.cancel(signal.reason)
-      }
-      signal.addEventListener('abort', cancel, { once: true })
-      if (signal.aborted) cancel()
-      try {
-        return await Promise.all(rollouts.map((rollout) => rollout.result))
-      } finally {
-        signal.removeEventListener('abort', cancel)
-      }
+    begin(step) {
+      const digits = drawDigits(demo.groups + (step === 1 ? demo.extra : 0), random.next)
+      open.begin(digits.map((digit, index) => taskOf(demo, digit, step, index)))
     },
-    end: async () => {},
+    middle: (groups) => open.ended(groups),
+    take: () => open.take(demo.groups),
+    get done() {
+      return open.done
+    },
+    end: (reason) => open.cancel(reason),
   }
 }
 
-function offPolicy(options: TrainingOptions, random: Random): DemoRollouts {
-  const { demo, supervisor, signal } = options
+function offPolicy({ demo, supervisor, signal }: TrainingOptions, random: Random): DemoRollouts {
   function* tasks(): Generator<Task<Prompt>> {
     for (let step = 1; ; step++)
       for (const [index, digit] of drawDigits(demo.groups, random.next).entries())
-        yield taskOf(options, digit, step, index)
+        yield taskOf(demo, digit, step, index)
   }
   const batches = supervisor.batches(tasks(), { size: demo.groups, maxStaleness: MAX_STALENESS, signal })
+  let done = 0
+  const counting = supervisor.groups$.subscribe(({ kind }) => {
+    if (kind === 'rollout') done += 1
+  })
+  let next: Promise<readonly Group<Prompt>[]> = Promise.resolve([])
+  async function batch(): Promise<readonly Group<Prompt>[]> {
+    try {
+      const { done: isOver, value } = await batches.next()
+      return isOver === true ? [] : value.groups
+    } catch (error) {
+      if (signal.aborted) return []
+      throw error
+    }
+  }
   return {
-    async next() {
-      try {
-        const { done, value } = await batches.next()
-        return done === true ? [] : value.groups
-      } catch (error) {
-        if (signal.aborted) return []
-        throw error
-      }
+    begin() {
+      next = batch()
+      // Whoever takes it is told; until then it is nobody's rejection.
+      next.catch(() => {})
     },
-    end: async () => batches.return?.(),
+    middle: async () => {},
+    async take() {
+      const groups = await next
+      done = Math.max(0, done - groups.length)
+      return groups
+    },
+    get done() {
+      return done
+    },
+    end() {
+      counting.unsubscribe()
+      batches.return?.().catch(() => {})
+    },
   }
 }
 
-function taskOf({ demo }: TrainingOptions, digit: number, step: number, index: number): Task<Prompt> {
+function taskOf(demo: TrainingOptions['demo'], digit: number, step: number, index: number): Task<Prompt> {
   return {
     id: `step-${step}-${index}`,
     prompt: [digit],

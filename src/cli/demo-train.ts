@@ -1,5 +1,6 @@
 /**
- * The demo's training loop: get the step's groups, reward, one GRPO step, save the weights, bring the fleet to them.
+ * The demo's training loop: more groups are in flight than a step trains on; when enough are done, they are rewarded and trained on, and the fleet
+ * is brought to the new weights while the others still run. They go on from their tokens, each token with the version it was sampled under.
  * The loop stops at its target, after its steps, or when it is told to; a step that is cut short is not trained on.
  */
 import { mkdtemp, rm } from 'node:fs/promises'
@@ -8,6 +9,8 @@ import { join } from 'node:path'
 import type { Completion, Group, Supervisor } from '../index.ts'
 import { saveWeights, type TinyWeights } from '../testing/index.ts'
 import { countdownReward } from './countdown.ts'
+import { type Evaluated, evaluatePolicy } from './demo-evaluate.ts'
+import type { DemoFault } from './demo-fault.ts'
 import { type DemoOptions, TARGET_REWARD } from './demo-options.ts'
 import { createRollouts, type DemoRollouts, type Prompt } from './demo-rollouts.ts'
 import { createFidelityCheck, type Fidelity } from './fidelity.ts'
@@ -23,8 +26,18 @@ export interface TrainedStep {
   readonly tokens: number
 }
 
+/** All weight updates together. */
+export interface Updates {
+  readonly count: number
+  readonly interrupted: number
+  readonly resumedTokens: number
+  readonly wastedTokens: number
+}
+
 export interface Training {
   readonly steps: readonly TrainedStep[]
+  readonly evaluations: readonly Evaluated[]
+  readonly updates: Updates
   readonly fidelity: Fidelity
   readonly reachedTarget: boolean
   readonly stop: DemoStop
@@ -34,19 +47,30 @@ export interface TrainingOptions {
   readonly demo: DemoOptions
   readonly supervisor: Supervisor
   readonly weights: TinyWeights
+  readonly fault: DemoFault
   /** Its reason is why the loop shall stop. */
   readonly signal: AbortSignal
   readonly now: () => number
-  readonly onStep: (step: number) => void
+  /** `ended` counts the groups that are done and not trained on. */
+  readonly onStep: (step: number, ended: () => number) => void
+  /** What people should know of when it happens. */
+  readonly say: (words: string) => void
   readonly onTrained: (steps: readonly TrainedStep[]) => void
+  readonly onEvaluated: (evaluated: Evaluated) => void
 }
 
 /** Steps in a row above the target: one lucky step is not learning. */
 const STEPS_IN_A_ROW = 3
-/** Versions whose weights stay at hand, in memory and on disk. */
-const KEPT_VERSIONS = 3
-/** Loading takes milliseconds, and the longest answer a second: longer means that a server hangs. */
+/** Versions whose weights stay in memory, for the check of tokens from samples that lived through so many updates: 4 KB each. */
+const KEPT_VERSIONS = 64
+/** Versions whose weights stay on disk: a server that comes back is brought to the newest. */
+const KEPT_FILES = 3
+/** Loading takes milliseconds: longer means that a server hangs. */
 const UPDATE_TIMEOUT_MS = 30_000
+/** Samples of each digit in an evaluation. */
+const EVALUATION_SAMPLES = 4
+/** What happens in the middle of a step happens when so much of it is done: its slots are full then. */
+const MIDDLE = 0.25
 
 /** Trains until the target, the end of the steps, or the signal. Leaves nothing on disk. */
 export async function train(options: TrainingOptions): Promise<Training> {
@@ -56,16 +80,18 @@ export async function train(options: TrainingOptions): Promise<Training> {
   try {
     return await loop(options, folder, rollouts)
   } finally {
-    await rollouts.end()
+    rollouts.end('the training has ended')
     await rm(folder, { recursive: true, force: true })
   }
 }
 
 async function loop(options: TrainingOptions, folder: string, rollouts: DemoRollouts): Promise<Training> {
-  const { demo, supervisor, signal, now } = options
+  const { demo, supervisor, fault, signal, now } = options
   const trainer = createTrainer({ weights: options.weights })
   const fidelity = createFidelityCheck(KEPT_VERSIONS)
   const steps: TrainedStep[] = []
+  const evaluations: Evaluated[] = []
+  const updates = { count: 0, interrupted: 0, resumedTokens: 0, wastedTokens: 0 }
   let version = -1
 
   const publish = async (): Promise<void> => {
@@ -73,26 +99,58 @@ async function loop(options: TrainingOptions, folder: string, rollouts: DemoRoll
     const path = join(folder, `version-${version}`)
     await saveWeights(path, trainer.weights)
     fidelity.publish(version, trainer.weights)
-    // On-policy nothing runs between steps; off-policy what runs goes on under the new weights.
-    const mode = demo.mode === 'on-policy' ? ({ mode: 'drain' } as const) : {}
-    await orStopped(supervisor.updateWeights({ version, path, timeoutMs: UPDATE_TIMEOUT_MS, ...mode }), signal)
-    if (version >= KEPT_VERSIONS)
-      await rm(join(folder, `version-${version - KEPT_VERSIONS}`), { recursive: true, force: true })
+    const update = supervisor.updateWeights({ version, mode: demo.update, path, timeoutMs: UPDATE_TIMEOUT_MS })
+    const report = await orStopped(update, signal)
+    if (report !== null) {
+      updates.count += 1
+      updates.interrupted += report.interrupted
+      updates.resumedTokens += report.resumedTokens
+      updates.wastedTokens += report.wastedTokens
+    }
+    if (version >= KEPT_FILES)
+      await rm(join(folder, `version-${version - KEPT_FILES}`), { recursive: true, force: true })
   }
+  const evaluate = async (step: number): Promise<void> => {
+    const samples = EVALUATION_SAMPLES
+    const evaluated = await evaluatePolicy({
+      supervisor,
+      seed: demo.seed,
+      step,
+      samples,
+      interrupt: 'resume',
+      signal,
+      now,
+    })
+    if (evaluated === null) return
+    evaluations.push(evaluated)
+    options.onEvaluated(evaluated)
+  }
+  const isEvaluated = (step: number): boolean =>
+    demo.evaluateEvery > 0 && (step === 1 || step % demo.evaluateEvery === 0)
   const reachedTarget = (): boolean =>
     steps.length >= STEPS_IN_A_ROW && steps.slice(-STEPS_IN_A_ROW).every(({ reward }) => reward > TARGET_REWARD)
   const result = (stop: DemoStop): Training => ({
     steps,
+    evaluations,
+    updates,
     fidelity: fidelity.result,
     reachedTarget: reachedTarget(),
     stop,
   })
-
-  await publish()
-  for (let step = 1; !signal.aborted; step++) {
-    options.onStep(step)
-    const groups = await rollouts.next(step)
-    if (signal.aborted) break
+  /** One step but for the update at its end; false when it was cut short. */
+  const roll = async (step: number): Promise<boolean> => {
+    rollouts.begin(step)
+    await rollouts.middle(Math.ceil(demo.groups * MIDDLE))
+    const evaluation = isEvaluated(step) && !signal.aborted ? evaluate(step) : null
+    if (step === demo.killStep && !signal.aborted) {
+      options.say(
+        `step ${step}: ${fault.instance} is killed while it works, to come back with the weights of version 0`,
+      )
+      await fault.kill(step)
+    }
+    const groups = await rollouts.take()
+    await evaluation
+    if (signal.aborted) return false
     const answers = groups.map((group) => group.completions.filter(({ outcome }) => outcome === 'completed'))
     if (answers.every((list) => list.length === 0)) throw firstError(groups)
     for (const [index, list] of answers.entries()) {
@@ -102,25 +160,38 @@ async function loop(options: TrainingOptions, folder: string, rollouts: DemoRoll
     steps.push({ at: now(), ...means(scored) })
     options.onTrained(steps)
     trainer.step(scored)
+    return true
+  }
+  signal.addEventListener('abort', () => rollouts.end(signal.reason), { once: true })
+
+  await publish()
+  for (let step = 1; !signal.aborted; step++) {
+    options.onStep(step, () => rollouts.done)
+    if (!(await roll(step))) break
+    const isLast = demo.steps === null ? reachedTarget() : step === demo.steps
+    // Nobody will train on what still runs.
+    if (isLast) rollouts.end('the training has ended')
     await publish()
-    if (demo.steps === null ? reachedTarget() : step === demo.steps)
-      return result(demo.steps === null ? 'target' : 'steps')
+    await fault.restart()
+    if (!isLast) continue
+    if (demo.evaluateEvery > 0) await evaluate(step + 1)
+    if (!signal.aborted) return result(demo.steps === null ? 'target' : 'steps')
   }
   return result(signal.reason as DemoStop)
 }
 
 /** Resolves when the work is done, or when the loop shall stop: closing the supervisor then ends what is left of it. */
-async function orStopped(work: Promise<unknown>, signal: AbortSignal): Promise<void> {
+async function orStopped<T>(work: Promise<T>, signal: AbortSignal): Promise<T | null> {
   // An update that fails after the stop is nobody's concern any more.
   work.catch(() => {})
-  if (signal.aborted) return
+  if (signal.aborted) return null
   let stop = (): void => {}
-  const stopped = new Promise<void>((resolve) => {
-    stop = resolve
+  const stopped = new Promise<null>((resolve) => {
+    stop = () => resolve(null)
   })
   signal.addEventListener('abort', stop, { once: true })
   try {
-    await Promise.race([work, stopped])
+    return await Promise.race([work, stopped])
   } finally {
     signal.removeEventListener('abort', stop)
   }

@@ -16,6 +16,8 @@ export interface EmbeddedFleetOptions {
 
 export interface EmbeddedFleet {
   readonly instances: readonly (InstanceOptions & { readonly id: string })[]
+  /** In the same order; for accidents and for what only servers count. */
+  readonly engines: readonly EmbeddedEngine[]
   close(): Promise<void>
 }
 
@@ -44,6 +46,7 @@ export async function startEmbeddedFleet(options: EmbeddedFleetOptions): Promise
     instances: engines.map(({ url, weights: { vocabularySize } }, index) => {
       return { id: `engine-${index + 1}`, url, engine: 'sglang', vocabularySize }
     }),
+    engines,
     close,
   }
 }

@@ -10,7 +10,9 @@ export interface ProgressState {
   readonly steps: number | null
   /** Mean rewards of the steps that are done. */
   readonly rewards: readonly number[]
-  /** Samples of the step that have ended, and all of them. */
+  /** Mean reward of the last evaluation; null before there was one. */
+  readonly score: number | null
+  /** Groups of the step that have ended, and all of them. */
   readonly done: number
   readonly total: number
   readonly running: number
@@ -57,7 +59,8 @@ export function progressLine(
   const line = sparkline(state.rewards, SPARKLINE_CELLS)
   if (reward !== undefined)
     add(`reward ${reward.toFixed(2)} ${line}`, `reward ${style(reward.toFixed(2), 'green')} ${style(line, 'green')}`)
-  add(`samples ${state.done}/${state.total}`)
+  if (state.score !== null) add(`eval ${state.score.toFixed(2)}`, `eval ${style(state.score.toFixed(2), 'green')}`)
+  add(`groups ${state.done}/${state.total}`)
   add(`running ${state.running}`)
   add(`waiting ${state.waiting}`)
   add(`${compact(state.tokensPerSecond)} tok/s`, style(`${compact(state.tokensPerSecond)} tok/s`, 'cyan'))

@@ -6,6 +6,7 @@ import type { SegmentEnd } from '../rollout/completion.ts'
 import type { TaskKind } from '../rollout/task.ts'
 import type { InstanceState } from './events.ts'
 import type { IdleReason } from './idle.ts'
+import type { PhaseSpan, PhaseTimes } from './timeline-phases.ts'
 
 /** How a bar looks: by the kind of work, or by how it ended when it did not finish. */
 export type BarKind = TaskKind | 'interrupted' | 'cancelled' | 'failed'
@@ -60,6 +61,9 @@ export interface TimelineReport extends SlotTime {
   readonly dropped: number
   readonly instances: readonly InstanceTimeline[]
   readonly updates: readonly { readonly at: number; readonly version: number }[]
+  readonly phases: readonly PhaseSpan[]
+  /** What each phase took, and how much slot time was idle in it. */
+  readonly phaseTimes: PhaseTimes
 }
 
 /** A lease that is held. */
@@ -92,7 +96,7 @@ export interface Track {
 /** A record and the instance it belongs to. */
 export type Owned<T> = T & { readonly owner: Track }
 
-type Frame = Pick<TimelineReport, 'startedAt' | 'endedAt' | 'completeSince' | 'dropped' | 'updates'>
+type Frame = Omit<TimelineReport, keyof SlotTime | 'instances'>
 
 /** Sums and records up to `endedAt`; running bars end there. O(records). */
 export function summarise(

@@ -1,12 +1,21 @@
 /**
- * Draws a timeline as one self-contained SVG: no scripts, no fonts, light and dark. From the top: where the slot time went, busy slots over time,
- * the caller's own curves (a reward, say), then a band for every instance with a lane for every slot, and the time axis.
+ * Draws a timeline as one self-contained SVG: no scripts, no fonts, light and dark. From the top: where the slot time went, the phases of the run,
+ * busy slots over time, the caller's own curves (a reward, say), then a band for every instance with a lane for every slot, and the time axis.
  * Bars too narrow to see are merged, and the number of marks is bounded, so that the file stays small however long the run.
  */
 import { type IdleReason, idleLabels } from './idle.ts'
 import { duration, escapeXml, percent, px, shorten, text } from './svg-text.ts'
 import { axis } from './timeline-axis.ts'
 import { busyCurve, type Frame, type Mark, marksOf, type Patch, patchesOf, type Scale } from './timeline-bars.ts'
+import {
+  LEGEND_HEIGHT,
+  markLines,
+  PHASES_HEIGHT,
+  type Place,
+  phaseStrip,
+  type TimelineMark,
+  updateLines,
+} from './timeline-marks.ts'
 import type { BarKind, InstanceTimeline, TimelineReport } from './timeline-report.ts'
 import { barClass, barLabels, idleClass, themeCss } from './timeline-theme.ts'
 
@@ -25,6 +34,8 @@ export interface TimelineSvgOptions {
   /** Said after the size of the fleet. @default nothing */
   readonly subtitle?: string
   readonly curves?: readonly TimelineCurve[]
+  /** Moments to point at. @default none */
+  readonly marks?: readonly TimelineMark[]
   /** Pixels, 640 or more. @default 1280 */
   readonly width?: number
   /** Bands drawn; the rest is counted in the sums and named in a note. @default 64 */
@@ -37,6 +48,7 @@ const MARGIN = 28
 /** Room for an instance's name and numbers. */
 const LABELS = 116
 const STRIP = 44
+const MOST_DOTS = 60
 const GAP = 12
 /** Tallest lane, and the height that all lanes together should have: small fleets get thick lanes. */
 const LANE = 8
@@ -48,7 +60,8 @@ const MAX_TOOLTIPS = 4_000
 
 /** The picture of a timeline as the text of an SVG file. O(bars log bars). */
 export function timelineSvg(report: TimelineReport, options: TimelineSvgOptions = {}): string {
-  const { title = 'Rollout timeline', subtitle = '', curves = [], maxInstances = 64, maxMarks = 20_000 } = options
+  const { title = 'Rollout timeline', subtitle = '', curves = [], marks: moments = [] } = options
+  const { maxInstances = 64, maxMarks = 20_000 } = options
   const width = Math.max(640, options.width ?? 1280)
   const from = report.completeSince
   const span = Math.max(1, report.endedAt - from)
@@ -62,6 +75,9 @@ export function timelineSvg(report: TimelineReport, options: TimelineSvgOptions 
   const head = header(report, title, [fleetWords(report), subtitle].filter(Boolean).join('  ·  '), width)
   body.push(head.svg)
   let y = head.height + 26
+  const labelsAt = y - 12
+  body.push(text(MARGIN, y + 10, 'phases', 'ink', 12, 'font-weight="600"'), phaseStrip(report, frame, y))
+  y += PHASES_HEIGHT + LEGEND_HEIGHT + GAP
   const plotTop = y - 8
   body.push(busyStrip(report, frame, y))
   y += STRIP + GAP
@@ -82,13 +98,16 @@ export function timelineSvg(report: TimelineReport, options: TimelineSvgOptions 
     scale,
     maxMarks / 4,
   )
+  const places = new Map<string | undefined, Place>()
   shown.forEach((instance, index) => {
     const height = Math.max(LEAST_BAND, instance.lanes * lane)
     body.push(band(instance, marks[index]!, patches[index]!, y, height, from, tooltips))
+    places.set(instance.id, { top: y, bottom: y + height })
     y += height + GAP
   })
+  places.set(undefined, { top: plotTop, bottom: y - GAP + 6 })
   const grid = axis(from - report.startedAt, span, frame, plotTop, y - GAP + 6)
-  const updates = updateLines(report, frame, plotTop, y - GAP + 6)
+  const updates = updateLines(report, frame, labelsAt, { top: plotTop, bottom: y - GAP + 6 })
   y += 22
   const notes = notesOf(report, shown.length)
   body.push(...notes.map((note, index) => text(left, y + 14 + index * 16, note, 'soft', 11)))
@@ -99,6 +118,7 @@ export function timelineSvg(report: TimelineReport, options: TimelineSvgOptions 
     grid,
     ...body,
     updates,
+    markLines(moments, (mark) => places.get(mark.instance), frame, from),
     '</svg>\n',
   ].join('\n')
 }
@@ -183,7 +203,11 @@ function curveStrip(curve: TimelineCurve, frame: Frame, y: number, from: number)
   const points = curve.points.filter((point) => point.at >= from)
   const last = points.at(-1)
   const words = last ? `last ${last.value.toFixed(2)}` : 'no points'
-  const line = last ? `<path class="curve" d="M${points.map(at).join('L')}"/>` : ''
+  // Few points are moments, not a course.
+  const dots = points.length <= MOST_DOTS ? points.map((point) => `M${at(point)}h0`).join('') : ''
+  const line = last
+    ? `<path class="curve" d="M${points.map(at).join('L')}"/><path class="curve dots" d="${dots}"/>`
+    : ''
   return stripFrame(curve.name, `0–${curve.top}, ${words}`, frame, y) + line
 }
 
@@ -258,28 +282,6 @@ function tooltip(bar: Mark['bar'] & object, from: number): string {
   return escapeXml(
     `${bar.sample}: ${bar.kind}, ${ended}, ${bar.tokens} tokens in ${duration(bar.end - bar.start)} from ${at}${version}`,
   )
-}
-
-/** Closer lines would only grey the picture. */
-const LINE_PIXELS = 6
-const LABEL_PIXELS = 34
-
-/** A line at every weight update; a label where the last one left room. */
-function updateLines(report: TimelineReport, { left, scale }: Frame, top: number, bottom: number): string {
-  let lines = ''
-  let free = left - LABEL_PIXELS
-  let drawn = Number.NEGATIVE_INFINITY
-  const labels: string[] = []
-  for (const { at, version } of report.updates) {
-    const x = scale(at)
-    if (x - drawn < LINE_PIXELS) continue
-    drawn = x
-    lines += `M${px(x)} ${px(top)}V${px(bottom)}`
-    if (x - free < LABEL_PIXELS) continue
-    free = x
-    labels.push(text(px(x), top - 4, `v${version}`, 'soft', 10, 'text-anchor="middle"'))
-  }
-  return lines === '' ? '' : `<path class="mark" d="${lines}"><title>weight update</title></path>${labels.join('')}`
 }
 
 function notesOf(report: TimelineReport, shown: number): string[] {

@@ -2,6 +2,7 @@
  * Colours and type of the timeline picture, for light and dark. Plain classes instead of CSS variables, so that every SVG viewer shows them.
  * Busy time is strong, idle time is a tint of its reason.
  */
+import type { Phase } from './events.ts'
 import type { IdleReason } from './idle.ts'
 import type { BarKind } from './timeline-report.ts'
 
@@ -43,16 +44,29 @@ const IDLE: Readonly<Record<IdleReason, LightAndDark>> = {
   unplaced: ['#ffb3f0', '#7a1a68'],
 }
 
+const PHASES: Readonly<Record<Phase, LightAndDark>> = {
+  starting: ['#d3d7dc', '#3a414b'],
+  rollout: ['#dbe9f5', '#1b2f42'],
+  evaluation: BARS.evaluation,
+  paused: ['#b9a878', '#85764c'],
+  weightUpdate: ['#3d8f6c', '#58c498'],
+  stopping: ['#b5bcc5', '#545c67'],
+  stopped: ['#b5bcc5', '#545c67'],
+}
+
 const INK: Readonly<Record<string, LightAndDark>> = {
   paper: ['#ffffff', '#0e131a'],
   ink: ['#18212c', '#e8edf3'],
   soft: ['#5b6675', '#97a3b2'],
+  'event-box': ['#8f2323', '#f3a39d'],
+  'event-ink': ['#ffffff', '#2a0d0b'],
 }
 
 const LINES: Readonly<Record<string, LightAndDark>> = {
   grid: ['#dfe4ea', '#222a35'],
   mark: ['#3d8f6c', '#58c498'],
   curve: ['#b0457a', '#ea86b4'],
+  event: ['#8f2323', '#f3a39d'],
 }
 
 export const idleClass = (reason: IdleReason): string => `i-${reason}`
@@ -60,7 +74,7 @@ export const barClass = (kind: BarKind): string => `b-${kind}`
 
 /** The style sheet of the picture. */
 export function themeCss(): string {
-  const fills = { ...INK, ...prefixed(BARS, 'b-'), ...prefixed(IDLE, 'i-') }
+  const fills = { ...INK, ...prefixed(BARS, 'b-'), ...prefixed(IDLE, 'i-'), ...prefixed(PHASES, 'p-') }
   const sheet = (index: 0 | 1) =>
     [
       ...Object.entries(fills).map(([name, colours]) => `.${name}{fill:${colours[index]}}`),
@@ -68,7 +82,7 @@ export function themeCss(): string {
     ].join('')
   return [
     'text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;font-variant-numeric:tabular-nums}',
-    '.grid,.mark,.curve{fill:none}.mark{stroke-dasharray:2 3;stroke-opacity:.75}.curve{stroke-width:1.75;stroke-linejoin:round}',
+    '.grid,.mark,.curve{fill:none}.mark{stroke-dasharray:2 3;stroke-opacity:.75}.curve{stroke-width:1.75;stroke-linejoin:round}.dots{stroke-width:5;stroke-linecap:round}.event{stroke-width:1.5}',
     sheet(0),
     `@media(prefers-color-scheme:dark){${sheet(1)}}`,
   ].join('')

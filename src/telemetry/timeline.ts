@@ -8,6 +8,7 @@ import type { SegmentEnd } from '../rollout/completion.ts'
 import type { TaskKind } from '../rollout/task.ts'
 import type { InstanceState, Phase, SupervisorEvent } from './events.ts'
 import { fleetIdleReason, type IdleReason, instanceIdleReason, type Waiting } from './idle.ts'
+import { createPhaseRecord } from './timeline-phases.ts'
 import {
   type Bar,
   barKind,
@@ -71,6 +72,7 @@ export function createTimeline({ view, startedAt, maxIntervals = 100_000 }: Time
   let now = startedAt
   let running = 0
   let { phase, version } = view()
+  const phases = createPhaseRecord(phase, startedAt)
   let fleet: IdleReason = 'starting'
   let settling = false
   let look = true
@@ -108,6 +110,7 @@ export function createTimeline({ view, startedAt, maxIntervals = 100_000 }: Time
     const slots = Math.max(track.capacity, busy)
     track.busyMs += busy * elapsed
     track.capacityMs += slots * elapsed
+    phases.add(slots * elapsed, (slots - busy) * elapsed)
     if (slots > busy && elapsed > 0)
       track.idleMs[track.reason] = (track.idleMs[track.reason] ?? 0) + (slots - busy) * elapsed
   }
@@ -153,6 +156,7 @@ export function createTimeline({ view, startedAt, maxIntervals = 100_000 }: Time
     bars = bars.filter((bar) => bar.end > cut)
     spans = spans.filter((span) => span.end > cut)
     updates = updates.filter((update) => update.at > cut)
+    phases.trim(cut)
     dropped += count - bars.length - spans.length
     completeSince = cut
   }
@@ -186,6 +190,8 @@ export function createTimeline({ view, startedAt, maxIntervals = 100_000 }: Time
         change(trackOf(event.instance), () => leave(trackOf(event.instance)))
         break
       case 'run.phase':
+        advanceAll(now)
+        phases.enter(event.phase, now)
         phase = event.phase
         look = true
         break
@@ -256,7 +262,8 @@ export function createTimeline({ view, startedAt, maxIntervals = 100_000 }: Time
     },
     report(at) {
       const all = advanceAll(at)
-      return summarise(all, bars, spans, { startedAt, endedAt: now, completeSince, dropped, updates: [...updates] })
+      const kept = { updates: [...updates], phases: phases.spans(now), phaseTimes: phases.times(now) }
+      return summarise(all, bars, spans, { startedAt, endedAt: now, completeSince, dropped, ...kept })
     },
   }
 }

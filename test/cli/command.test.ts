@@ -13,7 +13,7 @@ import { fakeIo } from './fake-io.ts'
 const folder = mkdtempSync(join(tmpdir(), 'rollout-supervisor-demo-'))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
-/** Small enough for a test: two engines without delays. */
+/** Small enough for a test: two engines without delays, and no evaluations, which would be most of it. */
 const SMALL = [
   '--engines',
   '2',
@@ -25,9 +25,14 @@ const SMALL = [
   '4',
   '--step-ms',
   '0',
+  '--evaluate-every',
+  '0',
   '--out',
   folder,
 ]
+
+/** Nothing is in flight while it trains: what depends on time is left out. */
+const ON_POLICY = ['--extra', '0']
 
 describe('command line', () => {
   it.each([
@@ -84,15 +89,23 @@ describe('command line', () => {
 describe('demo', () => {
   it('I8: trains on an HTTP fleet, every log-probability exact, one JSON object on stdout, the files written', async () => {
     const io = fakeIo()
-    expect(await runCommand(['demo', ...SMALL, '--steps', '3', '--json'], io)).toBe(0)
+    expect(await runCommand(['demo', ...SMALL, '--evaluate-every', '5', '--steps', '3', '--json'], io)).toBe(0)
     const report = JSON.parse(io.out) as DemoReport
-    expect(report).toMatchObject({ ok: true, stop: 'steps', steps: 3, samples: { completed: 48, failed: 0 } })
-    expect(report.fidelity).toMatchObject({
-      exact: true,
-      unchecked: 0,
-      tokens: report.tokens,
-      staleness: { 0: report.tokens },
-    })
+    expect(report).toMatchObject({ ok: true, stop: 'steps', steps: 3, samples: { failed: 0, expired: 0 } })
+    // Three steps of four groups, a group in flight beyond them, and two evaluations.
+    const { completed, cancelled } = report.samples
+    expect(completed + cancelled).toBe((3 * 4 + 1) * 4 + 2 * 40)
+    expect(report.fidelity).toMatchObject({ exact: true, unchecked: 0 })
+    const { evaluation, leftOver } = report.account
+    expect(report.fidelity.tokens + evaluation + leftOver).toBe(report.tokens)
+    expect(report.updates.count).toBe(4)
+    expect(report.phases.weightUpdate?.times).toBe(4)
+    expect(report.accident).toBeNull()
+    // F10: each evaluation is of one version, the first of the first weights, the last of those that the training ended with.
+    expect(report.evaluations.map(({ version, samples }) => [version, samples])).toEqual([
+      [0, 40],
+      [3, 40],
+    ])
     expect(report.instances.map(({ id }) => id)).toEqual(['engine-1', 'engine-2'])
     const idle = Object.values(report.idleMs).reduce((sum, ms) => sum + ms, 0)
     expect(report.utilisation * report.capacityMs + idle).toBeCloseTo(report.capacityMs, -1.5)
@@ -103,12 +116,33 @@ describe('demo', () => {
     expect(io.listeners.size).toBe(0)
   })
 
-  it('the same seed trains the same, whatever the policy', async () => {
+  it('F8: a server is killed, misses an update and comes back with old weights: nothing failed, every token is exact', async () => {
+    const io = fakeIo()
+    const flags = ['--steps', '3', '--kill-step', '1', '--step-ms', '4']
+    expect(await runCommand(['demo', ...SMALL, ...flags, '--json'], io)).toBe(0)
+    const { accident, fidelity, samples } = JSON.parse(io.out) as DemoReport
+    expect(accident).toMatchObject({ instance: 'engine-2', step: 1 })
+    expect(accident?.restartedAt).toBeGreaterThan(accident!.killedAt)
+    expect(fidelity).toMatchObject({ exact: true, unchecked: 0 })
+    expect(samples).toMatchObject({ failed: 0, expired: 0 })
+    expect(io.err).toContain('engine-2 is killed while it works')
+    expect(io.err.split('\n').filter((line) => line.startsWith('engine-2: '))).toHaveLength(1)
+    const svg = readFileSync(join(folder, 'timeline.svg'), 'utf8')
+    expect(svg).toContain('>killed</text>')
+    expect(svg).toContain('>restarted</text>')
+  })
+
+  it('the only server of a fleet is not killed', () => {
+    expect(readDemoOptions(['--engines', '1', '--kill-step', '3'])?.killStep).toBe(0)
+    expect(readDemoOptions(['--engines', '2', '--kill-step', '3'])?.killStep).toBe(3)
+  })
+
+  it('on-policy, with nothing in flight between steps, the same seed trains the same, whatever the policy', async () => {
     const rewards: (readonly number[])[] = []
     for (const policy of [['least-request'], ['round-robin', '--strict']]) {
       const io = fakeIo()
       await runCommand(
-        ['demo', ...SMALL, '--steps', '2', '--seed', '9', '--json', '--quiet', '--policy', ...policy],
+        ['demo', ...SMALL, ...ON_POLICY, '--steps', '2', '--seed', '9', '--json', '--quiet', '--policy', ...policy],
         io,
       )
       expect(io.err).toBe('')
@@ -154,6 +188,9 @@ describe('demo', () => {
       'exact, largest difference',
       'staleness',
       '0: ',
+      'resumed',
+      'nobody has',
+      'weight update',
       'engine-2',
       '1/2',
       'timeline.svg',

@@ -113,6 +113,32 @@ describe('GRPO', () => {
     expect(result.objective).toBeCloseTo(0.5, 12)
   })
 
+  it('every token is weighed against the version that sampled it, also where a sample lived through updates', () => {
+    const versions = [createTinyWeights({ seed: 5 }), createTinyWeights({ seed: 6 }), createTinyWeights({ seed: 7 })]
+    const now = createTinyWeights({ seed: 8 })
+    const tokens = [3, 9, 2, 2, 14, EOS]
+    const prompt = [4]
+    const stored = versions.flatMap((weights, index) => [
+      ...scoreTokens(weights, prompt, tokens).slice(index * 2, index * 2 + 2),
+    ])
+    const current = scoreTokens(now, prompt, tokens)
+    const clip = 0.2
+    for (const advantage of [1, -1]) {
+      const terms = stored.map((logprob, index) => {
+        const ratio = Math.exp(current[index]! - logprob)
+        return Math.min(ratio * advantage, Math.min(Math.max(ratio, 1 - clip), 1 + clip) * advantage)
+      })
+      const expected = terms.reduce((sum, term) => sum + term, 0) / tokens.length
+      const { objective } = surrogate(now, [{ prompt, tokens, logprobs: stored, advantage }], clip)
+      expect(objective).toBeCloseTo(expected, 12)
+      const ofOneVersion = scoreTokens(versions[0]!, prompt, tokens)
+      expect(surrogate(now, [{ prompt, tokens, logprobs: ofOneVersion, advantage }], clip).objective).not.toBeCloseTo(
+        expected,
+        3,
+      )
+    }
+  })
+
   it('has nothing to say about no samples', () => {
     const { objective, gradient } = surrogate(createTinyWeights(), [], 0.2)
     expect(objective).toBe(0)

@@ -9,8 +9,9 @@ const state: ProgressState = {
   step: 12,
   steps: 40,
   rewards: [0, 0.25, 0.5, 0.99],
-  done: 128,
-  total: 256,
+  score: 0.9,
+  done: 16,
+  total: 32,
   running: 64,
   waiting: 64,
   tokensPerSecond: 5_123.4,
@@ -34,16 +35,16 @@ function output(isTTY: boolean, columns = 80): Output & { text: string } {
 }
 
 describe('progress line', () => {
-  it('shows step, reward, samples, running, waiting, speed, utilisation, failures and time', () => {
+  it('shows step, reward, evaluation, groups, running, waiting, speed, utilisation, failures and time', () => {
     expect(progressLine(state, { columns: 200, color: false })).toBe(
-      'step 12/40  reward 0.99 ▁▃▅█  samples 128/256  running 64  waiting 64  5123 tok/s  busy 93 %  failed 0  12 s, about 30 s left',
+      'step 12/40  reward 0.99 ▁▃▅█  eval 0.90  groups 16/32  running 64  waiting 64  5123 tok/s  busy 93 %  failed 0  12 s, about 30 s left',
     )
     expect(
       progressLine(
-        { ...state, steps: null, etaMs: null, rewards: [], tokensPerSecond: 51_234 },
+        { ...state, steps: null, etaMs: null, rewards: [], score: null, tokensPerSecond: 51_234 },
         { columns: 200, color: false },
       ),
-    ).toBe('step 12  samples 128/256  running 64  waiting 64  51.2k tok/s  busy 93 %  failed 0  12 s')
+    ).toBe('step 12  groups 16/32  running 64  waiting 64  51.2k tok/s  busy 93 %  failed 0  12 s')
   })
 
   it('is never wider than the window', () => {

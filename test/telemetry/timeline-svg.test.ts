@@ -80,6 +80,33 @@ describe('timeline picture', () => {
     expect(svg.includes('no points'), 'no points').toBe(true)
   })
 
+  it('shows the phases and the marks it is given, in their bands, none of them over another', () => {
+    const report = run(2, 4, 3, 500)
+    const phases = [
+      { phase: 'rollout', start: 1_000, end: 1_500 },
+      { phase: 'weightUpdate', start: 1_500, end: 1_510 },
+      { phase: 'evaluation', start: 1_510, end: 2_000 },
+    ] as const
+    const phaseTimes = { evaluation: { times: 3, wallMs: 490, capacityMs: 1, idleMs: 1 } }
+    const marks = [
+      { at: 1_200, label: 'killed', instance: 'engine-1' },
+      { at: 1_210, label: 'restarted', instance: 'engine-1' },
+      { at: 1_220, label: 'a < b' },
+      { at: 1_230, label: 'elsewhere', instance: 'engine-9' },
+    ]
+    const svg = timelineSvg({ ...report, phases, phaseTimes }, { marks })
+    checkXml(svg)
+    expect(svg).toContain('<title>weight update, 10 ms</title>')
+    expect(svg).toContain('evaluation 3 times, 490 ms')
+    expect(svg).toContain('>a &lt; b</text>')
+    expect(svg).not.toContain('elsewhere')
+    const boxes = [...svg.matchAll(/class="event-box" x="([\d.]+)" y="([\d.]+)" width="([\d.]+)"/g)]
+    const [killed, restarted] = boxes.map(([, ...numbers]) => numbers.map(Number)) as [number[], number[]]
+    expect(boxes).toHaveLength(3)
+    expect(restarted[0]).toBeLessThan(killed[0]! + killed[2]!)
+    expect(restarted[1]).toBeGreaterThan(killed[1]! + 17)
+  })
+
   it('stays under 2 MB for a long run of a large fleet, and says what it left out', () => {
     const report = run(80, 32, 20, 2_000, 30_000)
     const svg = timelineSvg(report)

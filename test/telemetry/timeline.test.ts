@@ -48,6 +48,30 @@ describe('timeline', () => {
     ])
   })
 
+  it('says how long each phase was, and how much slot time was idle in it', () => {
+    const view = fleetView({ a: 2 })
+    const timeline = createTimeline({ view: () => view, startedAt: 0 })
+    timeline.settle()
+    timeline.observe(placed(0, 'a', 1))
+    timeline.observe({ type: 'run.phase', at: 10, phase: 'weightUpdate' })
+    timeline.observe(released(14, 'a', 1, 'interrupted'))
+    timeline.observe({ type: 'run.phase', at: 20, phase: 'rollout' })
+    timeline.observe(placed(20, 'a', 2))
+    timeline.observe({ type: 'run.phase', at: 50, phase: 'weightUpdate' })
+    const { phases, phaseTimes, capacityMs, idleMs } = timeline.report(60)
+    expect(phases).toEqual([
+      { phase: 'rollout', start: 0, end: 10 },
+      { phase: 'weightUpdate', start: 10, end: 20 },
+      { phase: 'rollout', start: 20, end: 50 },
+      { phase: 'weightUpdate', start: 50, end: 60 },
+    ])
+    expect(phaseTimes).toEqual({
+      rollout: { times: 2, wallMs: 40, capacityMs: 80, idleMs: 40 },
+      weightUpdate: { times: 2, wallMs: 20, capacityMs: 40, idleMs: 26 },
+    })
+    expect([capacityMs, idleSum({ idleMs })]).toEqual([120, 66])
+  })
+
   it('says update, paused and stopping while the run is in those phases, and unhealthy where an instance is', () => {
     const view = fleetView({ a: 1, b: 1 })
     const timeline = createTimeline({ view: () => view, startedAt: 0 })
