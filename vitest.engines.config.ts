@@ -12,8 +12,9 @@ export default defineConfig({
     globalSetup: ['test/e2e/engines/setup.ts'],
     reporters: ['default', './test/e2e/engines/reporter.ts'],
     fileParallelism: false,
-    testTimeout: 300_000,
-    hookTimeout: 300_000,
+    // A server that starts on busy cores takes minutes.
+    testTimeout: 1_200_000,
+    hookTimeout: 1_200_000,
     teardownTimeout: 60_000,
   },
 })

@@ -17,6 +17,9 @@ import { createTransport, jsonOf } from './transport.ts'
 /** Reading hundreds of gigabytes from a network disk; the update's own deadline is the caller's signal. */
 const UPDATE_DEADLINE_MS = 60 * 60 * 1000
 
+/** Its scheduler answers between two steps, and was seen to take 10 s for it on cores that others used. */
+const FLUSH_DEADLINE_MS = 60_000
+
 /** Requests whose client left end within this; a stranger's long one does not. */
 const IDLE_WAIT_S = 5
 
@@ -48,8 +51,8 @@ export function createSglangDriver(options: DriverOptions): EngineDriver {
    * Without a timeout it ignores what a pause holds back; with one it waits for requests that are just ending.
    */
   async function flush(signal: AbortSignal | undefined): Promise<{ readonly flushed: boolean; readonly said: string }> {
-    let reply = await post('/flush_cache', {}, signal)
-    if (reply.status === 400) reply = await post(`/flush_cache?timeout=${IDLE_WAIT_S}`, {}, signal, 2000 * IDLE_WAIT_S)
+    let reply = await post('/flush_cache', {}, signal, FLUSH_DEADLINE_MS)
+    if (reply.status === 400) reply = await post(`/flush_cache?timeout=${IDLE_WAIT_S}`, {}, signal, FLUSH_DEADLINE_MS)
     // A refusal here is an answer about the instance, and not about a sample.
     if (reply.status === 400) return { flushed: false, said: serverMessage(reply.text, peer) }
     if (reply.status !== 200) throw statusFault(peer, reply.what, reply.status, reply.headers, reply.text)

@@ -51,6 +51,6 @@ for (const engine of ['sglang', 'vllm', 'llama-server'] as const) {
         if (outcome !== 'works') exceptions[outcome] = [...(exceptions[outcome] ?? []), name]
       }
       expect(exceptions).toEqual(EXPECTED[engine])
-    }, 900_000)
+    }, 2_400_000)
   })
 }
