@@ -10,7 +10,9 @@ import { jsonOf, type Reply, type Transport } from './transport.ts'
 
 const RUNNING = 'llamacpp:requests_processing'
 const WAITING = 'llamacpp:requests_deferred'
-const GENERATED = 'llamacpp:tokens_predicted_total'
+/** Calls of the model, and how many sequences each of them had on average: `tokens_predicted_total` moves only when a request ends. */
+const DECODES = 'llamacpp:n_decode_total'
+const SEQUENCES = 'llamacpp:n_busy_slots_per_decode'
 
 /** Where its load can be read. The slots do not say how many requests wait for one. */
 export type LoadRoute = '/metrics' | '/slots'
@@ -87,11 +89,12 @@ export async function readLoad(transport: Transport, route: LoadRoute, signal: A
     return { running: slots.filter((slot) => slot.is_processing === true).length, waiting: 0 }
   }
   if (reply.status !== 200) throw statusFault(peer, reply.what, reply.status, reply.headers, reply.text)
-  const gauges = sumGauges(reply.text, [RUNNING, WAITING, GENERATED])
-  const { [RUNNING]: running, [WAITING]: waiting, [GENERATED]: generated } = gauges
+  const gauges = sumGauges(reply.text, [RUNNING, WAITING, DECODES, SEQUENCES])
+  const { [RUNNING]: running, [WAITING]: waiting, [DECODES]: decodes, [SEQUENCES]: sequences } = gauges
   if (running === null) {
     const found = `GET /metrics: expected ${RUNNING}, found no such gauge; check the engine and version of this instance`
     throw fault('WRONG_PROTOCOL', peer, found)
   }
-  return { running, waiting: waiting ?? 0, ...(generated === null ? {} : { generatedTokens: generated }) }
+  const load = { running, waiting: waiting ?? 0 }
+  return decodes === null ? load : { ...load, generatedTokens: Math.round(decodes * (sequences ?? 1)) }
 }

@@ -10,6 +10,8 @@ export interface CoreCounters {
   waiting: number
   aborted: number
   tokensGenerated: number
+  /** Those of sequences that have ended. */
+  tokensEnded: number
   promptTokens: number
   cachedTokens: number
   maxRunning: number

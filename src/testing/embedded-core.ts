@@ -113,6 +113,7 @@ export function createEngineCore(options: CoreOptions): EngineCore {
     if (live.state === 'ended') return
     if (live.state === 'running') prefixes.add(contextOf(live), live)
     if (finish.type === 'abort') counters.aborted++
+    counters.tokensEnded += live.tokenIds.length
     live.state = 'ended'
     live.finish = finish
     live.listener.end()

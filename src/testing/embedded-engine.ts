@@ -89,6 +89,7 @@ export async function startEmbeddedEngine(options: EmbeddedEngineOptions = {}): 
     requests: 0,
     aborted: 0,
     tokensGenerated: 0,
+    tokensEnded: 0,
     tokensDelivered: 0,
     promptTokens: 0,
     cachedTokens: 0,

@@ -175,10 +175,13 @@ function refuse(response: ServerResponse, { status, error }: LlamaRefusal): void
   sendJson(response, status, { error })
 }
 
-function metrics({ promptTokens, tokensGenerated, running, waiting }: EngineCounters): string {
+function metrics({ promptTokens, tokensGenerated, tokensEnded, steps, running, waiting }: EngineCounters): string {
   const figures = [
     ['counter', 'prompt_tokens_total', promptTokens],
-    ['counter', 'tokens_predicted_total', tokensGenerated],
+    // Counted when a request ends.
+    ['counter', 'tokens_predicted_total', tokensEnded],
+    ['counter', 'n_decode_total', steps],
+    ['gauge', 'n_busy_slots_per_decode', steps === 0 ? 0 : tokensGenerated / steps],
     ['gauge', 'requests_processing', running],
     ['gauge', 'requests_deferred', waiting],
   ]

@@ -144,7 +144,8 @@ export function createSglangReports(
         line('num_retracted_reqs', 'gauge', counters.retractions),
         line('max_total_num_tokens', 'gauge', poolTokens),
         line('prompt_tokens_total', 'counter', counters.promptTokens),
-        line('generation_tokens_total', 'counter', counters.tokensGenerated),
+        // Counted when a request ends.
+        line('generation_tokens_total', 'counter', counters.tokensEnded),
         line('cached_tokens_total', 'counter', counters.cachedTokens),
         line('num_requests_total', 'counter', counters.requests),
         line('num_aborted_requests_total', 'counter', counters.aborted),

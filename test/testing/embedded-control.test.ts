@@ -199,6 +199,22 @@ describe.each(['sglang', 'vllm'] as const)('an embedded %s, through its driver',
   })
 })
 
+test('an embedded llama-server counts tokens while they are generated', async () => {
+  const { driver, engine } = await start({ profile: 'llama-server' })
+  const controller = new AbortController()
+  const { sampling } = checkTask({ prompt: PROMPT, sampling: { maxTokens: 3000, ignoreEos: true } }, null)
+  const stream = driver.generate({ requestId: 'r', prompt: PROMPT, sampling }, controller.signal)
+  const ended = (async () => {
+    for await (const _ of stream);
+  })().catch(() => {})
+  await until('it runs', () => engine.counters.tokensDelivered > 0)
+  const { generatedTokens: before } = await driver.load()
+  await until('it goes on', () => engine.counters.tokensDelivered > before! + 20)
+  expect((await driver.load()).generatedTokens).toBeGreaterThan(before!)
+  controller.abort()
+  await ended
+})
+
 describe('an embedded SGLang', () => {
   test('ends when it is to take back what it never gave, give what it needs, or generate without it', async () => {
     const post = (url: string, route: string, body: object = {}) =>
