@@ -24,7 +24,10 @@ export interface BatchesOptions<M = unknown> {
   readonly accept?: (group: Group<M>) => boolean | Promise<boolean>
   /** Milliseconds that an answer of `accept` may take. @default none */
   readonly acceptTimeoutMs?: number
-  /** Which of the finished groups go first. @default 'oldest-first' */
+  /**
+   * Which of the finished groups go first. `oldest-first` and `as-completed` wait for none that runs, so that slots stay busy, and a group that
+   * takes more than maxStaleness updates is dropped; `source` waits for each in its turn, loses none, and lets slots idle meanwhile. @default 'oldest-first'
+   */
   readonly order?: BatchOrder
   /** Groups with tokens older than maxStaleness are dropped, partial ones before they resume, or handed out and marked. @default 'drop' */
   readonly tooOld?: 'drop' | 'mark'

@@ -5,7 +5,7 @@
  *     as-completed   those that were ready first: what is short comes first, and what is long may grow too old
  *     source         in the order of the source, gaps by rejection closed: waits for the slowest, favours no length
  *
- * O(n log n) in the groups that a stream holds, once a batch.
+ * The first two wait for nobody, which keeps slots busy at the price of groups that outlast the bound. O(n log n) in the groups that a stream holds, once a batch.
  */
 
 /** The order of groups over batches. */

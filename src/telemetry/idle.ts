@@ -52,8 +52,18 @@ export const idleLabels: Readonly<Record<IdleReason, string>> = {
 /** Number of waiting samples by what they wait for; absent is 0. */
 export type Waiting = Readonly<Partial<Record<WaitReason, number>>>
 
+/** Why streams of batches draw nothing, as `BatchesView` says it; only staleness explains a free slot. */
+export interface Held {
+  readonly heldBy: string | null
+}
+
 /** The reason that holds for every instance that is fit for work: of several, the one that explains most about a free slot. */
-export function fleetIdleReason(phase: Phase, waiting: Waiting, running: number): IdleReason {
+export function fleetIdleReason(
+  phase: Phase,
+  waiting: Waiting,
+  running: number,
+  batches: readonly Held[] = [],
+): IdleReason {
   switch (phase) {
     case 'starting':
       return 'starting'
@@ -66,6 +76,7 @@ export function fleetIdleReason(phase: Phase, waiting: Waiting, running: number)
       return 'stopping'
     case 'rollout':
     case 'evaluation':
+      if (batches.some(({ heldBy }) => heldBy === 'staleness')) return waitingReason(waiting) ?? 'staleness'
       return waitingReason(waiting) ?? (running > 0 ? 'tail' : 'noWork')
   }
 }

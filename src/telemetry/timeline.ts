@@ -7,7 +7,7 @@
 import type { SegmentEnd } from '../rollout/completion.ts'
 import type { TaskKind } from '../rollout/task.ts'
 import type { InstanceState, Phase, SupervisorEvent } from './events.ts'
-import { fleetIdleReason, type IdleReason, instanceIdleReason, type Waiting } from './idle.ts'
+import { fleetIdleReason, type Held, type IdleReason, instanceIdleReason, type Waiting } from './idle.ts'
 import { createPhaseRecord } from './timeline-phases.ts'
 import {
   type Bar,
@@ -24,6 +24,8 @@ export interface TimelineView {
   readonly phase: Phase
   readonly version: number | null
   readonly waiting: Waiting
+  /** Open streams of batches, where there are any. */
+  readonly batches?: readonly Held[]
   readonly instances: readonly {
     readonly id: string
     readonly state: InstanceState
@@ -222,7 +224,7 @@ export function createTimeline({ view, startedAt, maxIntervals = 100_000 }: Time
   function settle(): void {
     settling = false
     if (!look && withSpan === 0) return
-    const { instances, waiting } = view()
+    const { instances, waiting, batches } = view()
     for (const { id, state, capacity } of instances) {
       const track = trackOf(id)
       if (track.capacity === (capacity ?? 0) && track.state === state) continue
@@ -233,7 +235,7 @@ export function createTimeline({ view, startedAt, maxIntervals = 100_000 }: Time
     }
     if (tracks.size > instances.length) dropMissing(new Set(instances.map((instance) => instance.id)))
     look = false
-    const next = fleetIdleReason(phase, waiting, running)
+    const next = fleetIdleReason(phase, waiting, running, batches)
     if (next === fleet) return
     fleet = next
     for (const track of tracks.values()) change(track, () => {})

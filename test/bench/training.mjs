@@ -45,7 +45,7 @@ const OVER_ISSUE = 1.25
  * @property {number} size groups of a batch
  * @property {number} steps
  */
-/** @typedef {{ readonly staleness?: number, readonly overIssue?: number, readonly rest?: 'carry' | 'cancel' }} Way */
+/** @typedef {{ readonly staleness?: number, readonly order?: 'source', readonly overIssue?: number, readonly rest?: 'carry' | 'cancel' }} Way */
 
 /** @type {Record<string, Way>} */
 const WAYS = {
@@ -55,15 +55,21 @@ const WAYS = {
   'off-policy, staleness 0': { staleness: 0 },
   'off-policy, staleness 1': { staleness: 1 },
   'off-policy, staleness 2': { staleness: 2 },
+  'staleness 1, in source order': { staleness: 1, order: 'source' },
 }
 
 /** Batches one after the other, each with the tokens in it by age. @param {Stage} stage @param {Way} way */
-async function* batchesOf({ supervisor, task, size }, { staleness, overIssue = 1, rest = 'carry' }) {
+async function* batchesOf({ supervisor, task, size }, { staleness, order, overIssue = 1, rest = 'carry' }) {
   if (staleness !== undefined) {
     const source = (function* () {
       for (;;) yield task()
     })()
-    for await (const batch of supervisor.batches(source, { size, maxStaleness: staleness })) yield batch.staleness
+    for await (const batch of supervisor.batches(source, {
+      size,
+      maxStaleness: staleness,
+      order: order ?? 'oldest-first',
+    }))
+      yield batch.staleness
     return
   }
   for (let step = 0; ; step++) {

@@ -2,7 +2,7 @@
  * `batches()` on simulated servers: what is drawn when, what is handed out in which order, and how old it may be.
  */
 import { expect, test } from 'vitest'
-import type { Batch, Task } from '../../src/index.ts'
+import { type Batch, createTimeline, type Task } from '../../src/index.ts'
 import { closeSimulation, startSimulation } from '../simulate.ts'
 import { endless, next, numbers, upTo } from './batch-fixtures.ts'
 
@@ -81,6 +81,20 @@ test.each([0, 1, 3])(
     expect(await closeSimulation(simulation)).toBe(0)
   },
 )
+
+test('slots that are free because of the bound are shown as such in the timeline', async () => {
+  const simulation = await startSimulation([{ capacity: 4 }])
+  const { clock, supervisor } = simulation
+  const timeline = createTimeline({ view: () => supervisor.getSnapshot(), startedAt: clock.now() })
+  supervisor.events$.subscribe((event) => timeline.observe(event))
+  const batches = supervisor.batches(endless().source, { size: 2, maxStaleness: 0 })
+  await next(simulation, batches)
+  const before = timeline.report(clock.now()).idleMs.staleness ?? 0
+  await clock.advance(1_000)
+  expect((timeline.report(clock.now()).idleMs.staleness ?? 0) - before).toBe(4_000)
+  await batches.return!()
+  expect(await closeSimulation(simulation)).toBe(0)
+})
 
 test('D12: a group that waits for a slot spends no budget, and counts as waiting', async () => {
   const simulation = await startSimulation([{ capacity: 2 }])
