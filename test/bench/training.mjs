@@ -138,7 +138,7 @@ async function onTrace(groups, way) {
     task: () => ({ prompt: [number++], samples: SAMPLES, sampling: { maxTokens: 40_000 } }),
     async train(version) {
       await new Promise((resolve) => void clock.setTimeout(() => resolve(null), batchMs / 2))
-      await supervisor.updateWeights({ version, path: '/weights' })
+      await supervisor.updateWeights({ version, mode: 'abort', path: '/weights' })
     },
     now: () => clock.now(),
     generated: () => fleet.generated,
@@ -184,7 +184,7 @@ async function onHttp(way) {
     }),
     async train(version) {
       await new Promise((resolve) => setTimeout(resolve, 200))
-      await supervisor.updateWeights({ version, path: folder })
+      await supervisor.updateWeights({ version, mode: 'abort', path: folder })
     },
     now: () => performance.now(),
     generated: () => engines.reduce((sum, { counters }) => sum + counters.tokensGenerated, 0),

@@ -92,7 +92,9 @@ export async function liveOnBatches(seed: number, runOf: () => Run): Promise<Bat
   }
   async function update(): Promise<void> {
     version += between(1, 2)
-    await supervisor.updateWeights({ version, path: `/w/${version}`, timeoutMs: between(200, 2_000) }).catch(() => {})
+    const mode = pick(['abort', 'abort', 'restart', 'keep', 'drain'] as const)
+    const timeoutMs = between(200, 2_000)
+    await supervisor.updateWeights({ version, mode, path: `/w/${version}`, timeoutMs }).catch(() => {})
   }
 
   function plainTask(stream: number, number: number, long = 40, cycle = Number.POSITIVE_INFINITY): Task<Meta> {
