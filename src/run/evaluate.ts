@@ -9,9 +9,10 @@ import type { Group } from '../rollout/group.ts'
 import type { LiveTask } from '../rollout/sample.ts'
 import type { Task } from '../rollout/task.ts'
 import type { Evaluation, EvaluationStyle } from './evaluation.ts'
+import { openGate } from './gate.ts'
 import { admit, cancel, endTask, groupOf, mustBeFree } from './intake.ts'
 import { createInterruption } from './interrupt.ts'
-import { phaseOf } from './phase.ts'
+import { isPauseWanted, phaseOf } from './phase.ts'
 import { mustBeOpen, type Run } from './run.ts'
 import { tellPhase } from './tell-phase.ts'
 import { release } from './waitlist.ts'
@@ -51,7 +52,11 @@ export async function evaluate<M>(
   const timer = timeoutMs === null ? null : run.clock.setTimeout(late, timeoutMs)
   signal?.addEventListener('abort', abort, { once: true })
   if (signal?.aborted === true) abort()
-  const isReady = (): boolean => isOver() || (!run.isHalted && phaseOf(run) !== 'starting')
+  let isBehindPause = isPauseWanted(run)
+  const isReady = (): boolean => {
+    if (!isPauseWanted(run)) isBehindPause = false
+    return isOver() || (!isBehindPause && !run.isHalted && phaseOf(run) !== 'starting')
+  }
   // What waits in the line when the run closes is in the groups, as cancelled.
   run.line
     .enter({ name: 'evaluate', timeoutMs: null, isReady }, () => takeTurn(run, evaluation, groups, isOver))
@@ -104,6 +109,8 @@ async function takeTurn(
     else release(run, task)
   }
   run.actor.send({ type: 'evaluation.started' })
+  // A pause that was asked for since has closed them; it comes after.
+  for (const instance of run.instances.values()) openGate(run, instance, 'pause')
   tellPhase(run)
   await groups
   run.evaluation = null

@@ -40,16 +40,21 @@ export function createLine(clock: Clock): Line {
     if (index >= 0) waiting.splice(index, 1)[0]!.begin()
   }
   function begin<T>(name: string, work: () => Promise<T>): Promise<T> {
+    let end = (): void => {}
+    // Before the work begins: whoever is told of it may ask for another operation, which has to wait.
+    running = {
+      name,
+      ended: new Promise<void>((resolve) => {
+        end = resolve
+      }),
+    }
     const result = work()
-    const ended = result.then(
-      () => {},
-      () => {},
-    )
-    running = { name, ended }
-    void ended.then(() => {
+    const next = (): void => {
       running = null
+      end()
       look()
-    })
+    }
+    void result.then(next, next)
     return result
   }
 
