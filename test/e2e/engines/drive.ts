@@ -91,7 +91,7 @@ export async function errorOf(promise: Promise<unknown>): Promise<RolloutError> 
 }
 
 /** On two cores that others use as well. */
-const LOAD_MS = 600_000
+const LOAD_MS = 1_200_000
 
 /** Waits until the server counts so many, running and waiting; returns how long that took, in milliseconds. */
 export async function loadOf(driver: EngineDriver, sequences: number): Promise<number> {
