@@ -5,7 +5,18 @@
 import { spawnSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 
-const all = ['placement', 'sample-life', 'fleet', 'http-overhead', 'run-cli', 'batches', 'training']
+const all = [
+  'placement',
+  'sample-life',
+  'fleet',
+  'http-overhead',
+  'run-cli',
+  'batches',
+  'training',
+  'fidelity',
+  'interruptions',
+  'update-cost',
+]
 const options = process.argv.slice(2).filter((argument) => argument.startsWith('--'))
 const chosen = process.argv.slice(2).filter((argument) => !argument.startsWith('--'))
 const unknown = chosen.filter((name) => !all.includes(name))
