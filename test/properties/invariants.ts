@@ -52,12 +52,10 @@ export function gateOf(run: Run, id: string): string | null {
   const instance = run.instances.get(id)
   if (instance === undefined) return null
   const phase = run.actor.getSnapshot()
-  // As it enters the next phase, which places, the machine still says the last one: starting, paused, reopening.
+  // As it enters the next phase, which places, the machine still says the last one: starting, paused, reopening, and closing before rolling.
   const isShut =
     phase.matches('stopping') ||
-    (['closing', 'interrupting', 'applying', 'verifying'] as const).some((step) =>
-      phase.matches({ weightUpdate: step }),
-    )
+    (['interrupting', 'applying', 'verifying'] as const).some((step) => phase.matches({ weightUpdate: step }))
   if (isShut) return `in phase ${JSON.stringify(phase.value)}`
   if (instance.gate.size > 0) return `whose gate is held by ${[...instance.gate].join()}`
   return instance.held === null ? null : `which is held ${instance.held}`
