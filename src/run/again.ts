@@ -3,10 +3,10 @@
  */
 import { RolloutError } from '../errors.ts'
 import { restart, type Sample, tokenCount } from '../rollout/sample.ts'
-import { isTokenIds } from '../rollout/task.ts'
 import type { QueueLane } from '../rollout/waiter.ts'
 import type { Interruption } from './interrupt.ts'
-import { type Attempt, can, type Run } from './run.ts'
+import type { Attempt, Run } from './run.ts'
+import { isResumable } from './segment.ts'
 import { settle } from './settle.ts'
 import { count, enqueue, laneOf, park, tellQueued, unpark } from './waitlist.ts'
 import { wake } from './wake.ts'
@@ -34,11 +34,6 @@ export function waitAgain(
   else enqueue(run, sample, laneOf(sample, lane))
   tellQueued(run, sample, lane)
   run.hub.changed()
-}
-
-/** Whether a sample whose attempt is broken off goes on from its tokens. */
-export function isResumable({ instance }: Attempt, { task }: Sample): boolean {
-  return can(instance).tokenIds && (task.promptTokenIds !== null || isTokenIds(task.spec.prompt))
 }
 
 function beginAgain(sample: Sample, interruption: Interruption): void {

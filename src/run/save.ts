@@ -17,9 +17,8 @@ import {
 import { encode, encodeIds, plain, saveCompletion, saveSegments } from '../rollout/saved-values.ts'
 import { isTokenIds } from '../rollout/task.ts'
 import type { QueueLane } from '../rollout/waiter.ts'
-import { isResumable } from './again.ts'
 import { type Attempt, mustBeOpen, type Run } from './run.ts'
-import { spansSoFar } from './segment.ts'
+import { isResumable, spansSoFar } from './segment.ts'
 import { laneOf } from './waitlist.ts'
 
 /** @throws RolloutError NOT_SAVABLE that names every task whose `meta` JSON cannot hold */

@@ -4,8 +4,9 @@
 import type { WireSpan } from '../engines/driver.ts'
 import type { SegmentEnd, VersionSpan } from '../rollout/completion.ts'
 import { addSegment, addSpan, type Output, outputOf, type Sample, tokenCount } from '../rollout/sample.ts'
+import { isTokenIds } from '../rollout/task.ts'
 import { noteAttempt } from '../scheduling/sessions.ts'
-import type { Attempt, Run } from './run.ts'
+import { type Attempt, can, type Run } from './run.ts'
 
 /** Separates sample and attempt: writes the segment, labels its tokens, and counts what the attempt was good for. */
 export function part(
@@ -23,7 +24,8 @@ export function part(
   attempt.produced = end - attempt.start
   attempt.instance.totals.tokens += attempt.produced
   sample.heldMs += run.paces[sample.task.spec.kind].now() - attempt.beganAt
-  if (end > attempt.start) sample.fruitless = 0
+  // Tokens that are about to be thrown away are no progress: a sample that always breaks off midway would be tried for ever.
+  if (end > attempt.start && (reason === 'finished' || isResumable(attempt, sample))) sample.fruitless = 0
   else if (reason === 'failed' || reason === 'timedOut') sample.fruitless++
   const { session } = sample.task
   if (session !== null) noteAttempt(session, attempt.instance.id, attempt.version, reason)
@@ -78,4 +80,9 @@ function byArrival(output: Output, { version, seams }: Attempt, from: number, en
 /** Versions are integers to users, strings on the wire; what is no integer is no version of ours. */
 export function versionOf(label: string | null): number | null {
   return label !== null && /^\d{1,15}$/.test(label) ? Number(label) : null
+}
+
+/** Whether a sample whose attempt is broken off goes on from its tokens. */
+export function isResumable({ instance }: Attempt, { task }: Sample): boolean {
+  return can(instance).tokenIds && (task.promptTokenIds !== null || isTokenIds(task.spec.prompt))
 }

@@ -205,6 +205,19 @@ test('requests that strangers abort without a token are sent again after a growi
   expect(await closeSimulation(simulation)).toBe(0)
 })
 
+test('tokens that are thrown away are no progress: a sample that cannot resume and always breaks off is exhausted (decision 16)', async () => {
+  const simulation = simulate([], { retry: { attempts: 3 } })
+  const { clock, supervisor } = simulation
+  const chunk: Chunk = { tokenIds: [1], logprobs: [-1], text: 'a', versions: null, finishReason: null }
+  // Ends without a finish reason, and has no tokenizer: text begins again.
+  supervisor.add({ url: 'sim://text', engine: scripted([chunk]), id: 'text', capacity: 1 })
+  await clock.run(supervisor.start())
+  const { completions } = await clock.run(supervisor.submit({ prompt: 'hello' }).result)
+  expect(completions[0]).toMatchObject({ outcome: 'failed', error: { code: 'ATTEMPTS_EXHAUSTED' } })
+  expect(completions[0]!.segments).toHaveLength(3)
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
 test.each([1, 3])(
   'a server whose answer shows that it restarted gets no other sample before it is brought up to date (I9), with %i slots',
   async (capacity) => {
