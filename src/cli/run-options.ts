@@ -84,7 +84,7 @@ export const RUN_FLAGS = {
 } as const satisfies Flags
 
 /** Keys of the config file that are no flags. */
-export const CONFIG_KEYS = ['instances', 'timeouts', 'retry', 'breaker', 'minInstances'] as const
+export const CONFIG_KEYS = ['instances', 'timeouts', 'retry', 'breaker', 'watchdogMs', 'minInstances'] as const
 
 export const RUN_HELP = `usage: rollout-supervisor run <prompts.jsonl | -> (--url http://host:port ... | --demo-fleet) [flags]
 

@@ -258,7 +258,9 @@ function fail(run: Run, attempt: Attempt, sample: Sample, error: RolloutError): 
       code: error.code,
       fruitless: sample.fruitless,
       busy: sample.busy,
-      refusedByAll: [...run.instances.keys()].every((id) => sample.refusedBy?.has(id) === true),
+      refusedByAll: [...run.instances.values()].every(
+        (each) => sample.refusedBy?.has(each.id) === true || refusesAll(each),
+      ),
       retryAfterMs: error.retryAfterMs,
     },
     run.options.attempts,
@@ -267,6 +269,11 @@ function fail(run: Run, attempt: Attempt, sample: Sample, error: RolloutError): 
   else if (decision.action === 'exhausted') exhaust(run, sample, error)
   else waitAgain(run, attempt, sample, 'retry', decision.afterMs)
   giveBack(run, attempt)
+}
+
+/** Away because it refused us, as its probe said: it would refuse the sample as well (decision 17). */
+function refusesAll({ fault, account }: Instance): boolean {
+  return account.limit === 0 && RolloutError.isInstance(fault) && fault.code === 'INSTANCE_FAULT'
 }
 
 /** Gives the slot back, once, and lets the next sample have it. */

@@ -61,6 +61,10 @@ describe.each(PROFILES)('$name', (profile) => {
     expect(viewOf(supervisor, locked)).toMatchObject({ completed: 0, running: 0 })
     expect(viewOf(supervisor, locked).fault).toContain('401')
     expect(locked.counters.tokensGenerated).toBe(0)
+    // The locked one is away because it refused us: nobody waits for it once the other refuses, too.
+    free.faults.answer(403, { times: 100 })
+    const [last] = (await supervisor.submit(task(profile, 1, TOKENS)).result).completions
+    expect(last).toMatchObject({ outcome: 'failed', error: { code: 'INSTANCE_FAULT', status: 403 } })
 
     const alone = createSupervisor({ instances: [{ url: locked.url, engine: profile.name, apiKey: key }] })
     const refused: unknown = await alone.start().catch((error: unknown) => error)
