@@ -206,6 +206,8 @@ async function stepwise(
     const error = toRolloutError(cause, 'ENGINE_ERROR', `step ${steps.step} of ${what} failed on instance ${id}`, id)
     run.log.error({ instance: id, step: steps.step, code: error.code }, error.message)
     instance.fault = error
+    // It may have restarted under the call: it is asked before it has work (F1).
+    instance.heardAt = Number.NEGATIVE_INFINITY
     return { id, ok: false, step: steps.step, error, ms: run.clock.now() - startedAt }
   } finally {
     steps.end()

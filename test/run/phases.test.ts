@@ -219,3 +219,18 @@ test('a server that restarts during a pause is asked before it has work again (F
   for (const { versions } of completions) expect(versions).toEqual([{ version: 1, start: 0, end: 20 }])
   expect(await closeSimulation(simulation)).toBe(0)
 })
+
+// Found by seed 2199 of test/properties.
+test('a server that restarted while it gave its memory away is brought up to date before it has work (F1, I9)', async () => {
+  const simulation = await startSimulation([{ capacity: 1, tokenMs: 10 }])
+  const { clock, supervisor } = simulation
+  await clock.run(supervisor.updateWeights({ version: 1, path: '/w/1' }))
+  simulation.server('a').fail('release', 'restartAfter', 1)
+  await clock.run(supervisor.pause({ release: true }).catch(() => {}))
+  expect(simulation.server('a').weightVersion).toBe('default')
+  await clock.run(supervisor.resume())
+  const { completions } = await clock.run(supervisor.submit({ prompt: [2, 5] }).result)
+  expect(completions[0]!.versions).toEqual([{ version: 1, start: 0, end: 5 }])
+  expect(simulation.server('a').weightVersion).toBe('1')
+  expect(await closeSimulation(simulation)).toBe(0)
+})
