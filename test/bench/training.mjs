@@ -9,7 +9,7 @@
  * The fleet has slots for less than a sixth of a batch, and the trainer is faster than it: it takes half of the time that the slots need for
  * a batch. Weights change after each batch.
  *
- * usage: node test/bench/training.mjs [--quick] [--traces FOLDER]
+ * usage: node test/bench/training.mjs [--quick] [--traces FOLDER | --http]   (--http: only over HTTP)
  */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -225,7 +225,7 @@ async function compare(title, measure) {
 console.log(describeMachine())
 /** @type {Record<string, Awaited<ReturnType<typeof compare>>>} */
 const results = {}
-for (const { name, groups } of workloads()) {
+for (const { name, groups } of process.argv.includes('--http') ? [] : workloads()) {
   const slots = FLEET.instances * FLEET.capacity
   const title = `training on ${name} lengths: ${STEPS} batches of ${SIZE} groups of ${SAMPLES}, ${slots} slots, ${FLEET.tokenMs} ms a token, virtual time`
   results[name] = await compare(title, (way) => onTrace(groups, way))
