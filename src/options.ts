@@ -33,7 +33,8 @@ export interface InstanceOptions {
   readonly vocabularySize?: number
   /**
    * `'raw'` accepts log-probabilities of the distribution before temperature where the server reports no others; completions then
-   * carry it as their `logprobBasis`. Without it tasks with a temperature other than 1 fail there with INVALID_TASK.
+   * carry it as their `logprobBasis`. Without it rollouts with a temperature other than 1 and 0 fail there with INVALID_TASK; evaluations,
+   * whose log-probabilities nobody trains on, run at any.
    * @default 'sampled'
    */
   readonly logprobBasis?: LogprobBasis

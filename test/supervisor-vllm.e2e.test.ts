@@ -200,6 +200,21 @@ test('log-probabilities before temperature are refused, accepted by name, or ask
   expectExact(after!, OLD, 0.6)
 })
 
+test('an evaluation, and what is greedy, runs at any temperature, and says that its log-probabilities are of before it (decision 20)', async () => {
+  const supervisor = await supervise([vllm(await engine())])
+  const sampling = { maxTokens: 20, ignoreEos: true }
+  const warm = { prompt: PROMPT, sampling: { ...sampling, temperature: 0.6 } }
+  const greedy = { prompt: PROMPT, sampling: { ...sampling, temperature: 0 } }
+  const evaluated = await supervisor.evaluate([warm, greedy], { interrupt: 'resume' })
+  const found = [...evaluated, await supervisor.submit(greedy).result].flatMap(({ completions }) => completions)
+  for (const completion of found) {
+    expect(completion).toMatchObject({ outcome: 'completed', logprobBasis: 'raw' })
+    expect(completion.tokenIds).toHaveLength(20)
+    expectExact(completion, OLD, 1)
+  }
+  expect(found[2]!.tokenIds).toEqual(found[1]!.tokenIds)
+})
+
 test('text is turned into ids by the server, and resumes exactly', async () => {
   const server = await engine()
   const supervisor = await supervise([vllm(server)])

@@ -79,6 +79,17 @@ function begin() {
   return groups
 }
 
+/**
+ * A sample that failed has no answer, which is not a bad answer.
+ * @template M
+ * @param {readonly import('rollout-supervisor').Group<M>[]} groups
+ */
+function whole(groups) {
+  const [missing] = groups.flatMap((group) => group.missing)
+  if (missing === undefined) return groups
+  throw missing.error ?? new Error(`expected every sample to complete, found one that is ${missing.outcome}`)
+}
+
 async function train() {
   console.log(`${engine}, ${parameters} parameters, ${SLOTS} slots, groups of ${GROUP}`)
   const began = performance.now()
@@ -93,7 +104,7 @@ async function train() {
   let running = begin()
   let version = 0
   for (;;) {
-    const groups = await running
+    const groups = whole(await running)
     running = begin()
     const samples = groups.flatMap(({ completions, meta: { family } }) => {
       const advantages = advantagesOf(completions.map(({ tokenIds }) => rewardOf(family, tokenIds)))
@@ -117,7 +128,7 @@ async function train() {
     await supervisor.updateWeights({ version, mode: 'abort', path: weightsOf(version) })
     rmSync(weightsOf(version - 1), { recursive: true })
     if (version % EVALUATE_EVERY === 0 || (smoke && version === 2)) {
-      const evaluated = await supervisor.evaluate(tasksOf(1, 0), { interrupt: 'resume' })
+      const evaluated = whole(await supervisor.evaluate(tasksOf(1, 0), { interrupt: 'resume' }))
       const scores = evaluated.flatMap(({ completions, meta: { family } }) =>
         completions.map(({ tokenIds }) => rewardOf(family, tokenIds)),
       )

@@ -11,7 +11,7 @@ export type Outcome = 'completed' | 'failed' | 'cancelled' | 'expired'
 /** Why the engine stopped: a stop token or string, the token budget, or a tool call. */
 export type FinishReason = 'stop' | 'length' | 'toolCalls'
 
-/** Which distribution the log-probabilities are of: the one sampled from, or the one before temperature. */
+/** Which distribution the log-probabilities are of: the one sampled from, or the one before temperature, as with all that is greedy. */
 export type LogprobBasis = 'sampled' | 'raw'
 
 /** Weight version of the tokens `[start, end)`; null where the fleet is unversioned. */

@@ -83,7 +83,7 @@ export function createTask(run: Run, id: string, spec: CheckedTask, turn: TurnOf
     isHeld: false,
     promptTokenIds: null,
     maxTokenId: spec.maxTokenId,
-    needs: needsOf(spec.sampling),
+    needs: needsOf(spec.sampling, spec.kind),
     session: turn?.session ?? (spec.sessionId === null ? null : run.sessions.open(spec.sessionId)),
     episode: turn?.episode ?? null,
     resolve: null,

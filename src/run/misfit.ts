@@ -52,9 +52,11 @@ export function formFor({ needs, spec, promptTokenIds, maxTokenId }: LiveTask, i
   return given !== 'ids' && (needs & instance.lacks[given]) === 0 ? given : null
 }
 
-/** Of which distribution the instance's log-probabilities are. At temperature 1 there is only one. */
+/** Of which distribution the instance's log-probabilities are. At temperature 1 there is only one; at 0 all engines report that one. */
 export function basisOf(sample: Sample, instance: Instance): LogprobBasis {
-  return can(instance).logprobs === 'raw' && sample.task.spec.sampling.temperature !== 1 ? 'raw' : 'sampled'
+  const { temperature } = sample.task.spec.sampling
+  if (temperature === 0) return 'raw'
+  return can(instance).logprobs === 'raw' && temperature !== 1 ? 'raw' : 'sampled'
 }
 
 /** Why no instance of the fleet can run the task: what each of them lacks, said once. */
