@@ -276,10 +276,10 @@ function refusesAll({ fault, account }: Instance): boolean {
   return account.limit === 0 && RolloutError.isInstance(fault) && fault.code === 'INSTANCE_FAULT'
 }
 
-/** Gives the slot back, once, and lets the next sample have it. */
-function giveBack(run: Run, attempt: Attempt): void {
+/** Gives the slot back, and lets the next sample have it. A second call does nothing: close gives back what a driver does not end. */
+export function giveBack(run: Run, attempt: Attempt): void {
   const { instance, lease, owner } = attempt
-  instance.attempts.delete(attempt)
+  if (!instance.attempts.delete(attempt)) return
   unguard(run, instance)
   run.clock.clearTimeout(attempt.watch)
   keepController(run, attempt)

@@ -2,6 +2,7 @@
  * The end of a run: everything live is cancelled, the engines are told, and then every actor, timer and socket ends (I12).
  */
 import { messageOf, RolloutError } from '../errors.ts'
+import { giveBack } from './attempt.ts'
 import { hangUp } from './detach.ts'
 import { forgetRefusal } from './health.ts'
 import { leaveOpen } from './hold.ts'
@@ -42,13 +43,23 @@ export async function closeRun(run: Run, onClose: Set<() => void>): Promise<void
   run.hub.complete()
 }
 
-/** Resolves when no slot is held any more, at the latest after the grace period, with the sockets of the rest closed. */
+/**
+ * Resolves when no slot is held any more. After the grace period the sockets of the rest are closed; what a driver has not ended after another
+ * is given back all the same.
+ */
 function engineEnds(run: Run): Promise<void> {
   if (run.ledger.held === 0) return Promise.resolve()
+  const instances = [...run.instances.values(), ...run.leaving]
   return new Promise((resolve) => {
     const closeSockets = (): void => {
-      for (const instance of run.instances.values()) for (const attempt of instance.attempts) hangUp(attempt)
-      timer = run.clock.setTimeout(finish, GRACE_MS)
+      for (const { attempts } of instances) for (const attempt of attempts) hangUp(attempt)
+      timer = run.clock.setTimeout(giveUp, GRACE_MS)
+    }
+    const giveUp = (): void => {
+      for (const { id, attempts } of instances) {
+        if (attempts.size > 0) run.log.warn({ instance: id }, `its driver did not end ${attempts.size} generations`)
+        for (const attempt of attempts) giveBack(run, attempt)
+      }
     }
     const finish = (): void => {
       run.clock.clearTimeout(timer)

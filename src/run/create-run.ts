@@ -54,6 +54,7 @@ export function createRun(options: CheckedOptions): Run {
     policy,
     queue: createQueue(),
     instances: new Map(),
+    leaving: new Set(),
     tasks: new Map(),
     attempts: new Map(),
     parked: new Set(),

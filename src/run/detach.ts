@@ -58,6 +58,7 @@ const ABORT_TRIES = 12
 const CLOSED_SOCKET_MS = 10_000
 const POLL_MS = 250
 
+/** Gives back once, also when the server is asked and never answers, and when the run is closed meanwhile. */
 export function confirmEnded(run: Run, attempt: Attempt, giveBack: () => void): void {
   const { instance, controller } = attempt
   run.clock.clearTimeout(attempt.watch)
@@ -65,12 +66,21 @@ export function confirmEnded(run: Run, attempt: Attempt, giveBack: () => void): 
     giveBack()
     return
   }
-  const giveUpAt = run.clock.now() + CLOSED_SOCKET_MS
+  let isOver = false
+  const end = (): void => {
+    if (isOver) return
+    isOver = true
+    run.onClosing.delete(end)
+    run.clock.clearTimeout(late)
+    giveBack()
+  }
+  const late = run.clock.setTimeout(end, CLOSED_SOCKET_MS)
+  run.onClosing.add(end)
   const poll = async (): Promise<void> => {
     const counted = await countOf(attempt)
+    if (isOver) return
     // In one step: of several that wait for the server's word, each count frees one.
-    if (counted < accountedFor(attempt)) giveBack()
-    else if (run.closing || run.clock.now() >= giveUpAt || run.instances.get(instance.id) !== instance) giveBack()
+    if (counted < accountedFor(attempt) || run.instances.get(instance.id) !== instance) end()
     else attempt.watch = run.clock.setTimeout(() => void poll(), POLL_MS)
   }
   void poll()

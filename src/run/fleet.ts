@@ -221,6 +221,7 @@ export function drain(run: Run, id: string, deadlineMs: number | null): Promise<
 function left(run: Run, instance: Instance): void {
   if (run.closing) return
   run.instances.delete(instance.id)
+  run.leaving.add(instance)
   for (const end of [...instance.onLeaving]) end(leftFault(instance))
   run.clock.clearTimeout(instance.bringing.timer)
   run.policy.remove(instance.id)
@@ -243,6 +244,7 @@ function left(run: Run, instance: Instance): void {
     .then(() => (instance.attempts.size === 0 ? instance.driver.close() : closeWhenQuiet(run, instance)))
     .catch((cause: unknown) => run.log.warn({ instance: instance.id }, `the driver did not close: ${messageOf(cause)}`))
     .finally(() => {
+      run.leaving.delete(instance)
       for (const resolve of instance.onLeft) resolve()
     })
 }

@@ -182,6 +182,8 @@ export interface Run {
   readonly policy: PlacementPolicy
   readonly queue: Queue<Sample>
   readonly instances: Map<string, Instance>
+  /** Instances that have left, whose drivers are not closed yet. */
+  readonly leaving: Set<Instance>
   readonly tasks: Map<string, LiveTask>
   /** Attempts by the sample they run for. */
   readonly attempts: Map<Sample, Attempt>

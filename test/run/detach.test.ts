@@ -2,13 +2,13 @@
  * Closed sockets: their slots are free when the server's own count says so, one for each that it counts less (decision 23, D3).
  */
 import { expect, test } from 'vitest'
-import type { DriverFactory } from '../../src/index.ts'
+import type { Chunk, DriverFactory } from '../../src/index.ts'
 import { simulateServer } from '../../src/testing/simulated-fleet.ts'
 import type { VirtualClock } from '../../src/testing/virtual-clock.ts'
 import { closeSimulation, simulate } from '../simulate.ts'
 
 /** A server that can end requests only by their sockets, and counts what `counted` says. */
-function bySocket(clock: VirtualClock, counted: () => number) {
+function bySocket(clock: VirtualClock, counted: () => number | Promise<number>) {
   const server = simulateServer(clock, { id: 'socket', capacity: 4, chunkTokens: 1 })
   const engine: DriverFactory = (options) => {
     const driver = server.engine(options)
@@ -18,13 +18,13 @@ function bySocket(clock: VirtualClock, counted: () => number) {
         const found = await driver.probe()
         return { ...found, capabilities: { ...found.capabilities, abortById: false } }
       },
-      load: async () => ({ running: counted(), waiting: 0 }),
+      load: async () => ({ running: await counted(), waiting: 0 }),
     }
   }
   return { id: 'socket', url: server.url, engine }
 }
 
-async function started(counted: () => number) {
+async function started(counted: () => number | Promise<number>) {
   const simulation = simulate([], { minInstances: 0 })
   const { clock, supervisor } = simulation
   await clock.run(supervisor.start())
@@ -67,3 +67,55 @@ test('a request that the server has not begun to count does not pass for a socke
   stays!.cancel()
   expect(await closeSimulation(simulation)).toBe(0)
 })
+
+/** One sample that was cancelled, on a server that never says what it counts. */
+async function unanswered() {
+  const simulation = await started(() => new Promise<never>(() => {}))
+  const { clock, supervisor } = simulation
+  const released: string[] = []
+  supervisor.events$.subscribe(({ type }) => void (type === 'sample.released' && released.push(type)))
+  const rollout = supervisor.submit({ prompt: [1, 10_000], sampling: { maxTokens: 10_000 } })
+  await clock.advance(50)
+  rollout.cancel()
+  return { ...simulation, released }
+}
+
+test('a slot is free after 10 s, also where the server never answers what it counts (D3)', async () => {
+  const { running, released, ...simulation } = await unanswered()
+  await simulation.clock.advance(9_999)
+  expect([running(), released]).toEqual([1, []])
+  await simulation.clock.advance(1)
+  expect([running(), released]).toEqual([0, ['sample.released']])
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+// Found by seed 2981 of test/properties.
+test('close() gives back a slot of which the server never says that it is free (I4, I12)', async () => {
+  const { released, ...simulation } = await unanswered()
+  await simulation.clock.advance(100)
+  expect(released).toEqual([])
+  expect(await closeSimulation(simulation)).toBe(0)
+  expect(released).toEqual(['sample.released'])
+})
+
+test.each(['stays', 'was removed'])(
+  'close() gives back what a driver never ends, from an instance that %s',
+  async (which) => {
+    const simulation = simulate([], { minInstances: 0 })
+    const { clock, supervisor } = simulation
+    await clock.run(supervisor.start())
+    const { id, url, engine } = bySocket(clock, () => 0)
+    const deaf: AsyncIterable<Chunk> = { [Symbol.asyncIterator]: () => ({ next: () => new Promise(() => {}) }) }
+    supervisor.add({ id, url, engine: (options) => ({ ...engine(options), generate: () => deaf }) })
+    await clock.advance(1)
+    const released: string[] = []
+    supervisor.events$.subscribe(({ type }) => void (type === 'sample.released' && released.push(type)))
+    const { result } = supervisor.submit({ prompt: [1, 10] })
+    await clock.advance(1)
+    const removed = which === 'stays' ? Promise.resolve() : supervisor.remove(id)
+    await clock.advance(1)
+    expect(await closeSimulation(simulation)).toBe(0)
+    expect([(await result).complete, released]).toEqual([false, ['sample.released']])
+    await removed
+  },
+)
