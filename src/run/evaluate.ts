@@ -13,7 +13,7 @@ import { openGate } from './gate.ts'
 import { admit, cancel, endTask, groupOf, mustBeFree } from './intake.ts'
 import { createInterruption } from './interrupt.ts'
 import { isPauseWanted, phaseOf } from './phase.ts'
-import { mustBeOpen, type Run } from './run.ts'
+import { type Instance, mustBeOpen, type Run } from './run.ts'
 import { tellPhase } from './tell-phase.ts'
 import { release } from './waitlist.ts'
 import { wake } from './wake.ts'
@@ -55,7 +55,7 @@ export async function evaluate<M>(
   let isBehindPause = isPauseWanted(run)
   const isReady = (): boolean => {
     if (!isPauseWanted(run)) isBehindPause = false
-    return isOver() || (!isBehindPause && !run.isHalted && phaseOf(run) !== 'starting')
+    return isOver() || (!isBehindPause && !run.isHalted && phaseOf(run) !== 'starting' && !needsUpdate(run))
   }
   // What waits in the line when the run closes is in the groups, as cancelled.
   run.line
@@ -68,6 +68,15 @@ export async function evaluate<M>(
     signal?.removeEventListener('abort', abort)
     run.line.look()
   }
+}
+
+/** Nobody has weights that can be used, or that could be loaded again: it would stand before the very update that it needs. */
+function needsUpdate({ lastUpdate, instances }: Run): boolean {
+  return lastUpdate === null && instances.size > 0 && [...instances.values()].every(isStale)
+}
+
+function isStale({ actor }: Instance): boolean {
+  return actor.getSnapshot().matches('stale')
 }
 
 /** All of them or none: every problem is found before anything is admitted. They wait aside until their turn. */

@@ -105,6 +105,7 @@ function listen(run: Run, instance: Instance): void {
     queueMicrotask(() => {
       wake(run, 'instance.opened')
       askNext(run)
+      run.line.look()
     })
   })
   actor.on('closed', () => {

@@ -1,6 +1,7 @@
 /**
  * Phase operations wait in one line, first come, first served (decision 9): update, evaluation, pause, resume, drain of the run. One that
- * could not do anything yet, an evaluation of a paused run, is passed over until it can, or it would stand before the resume that it needs.
+ * could not do anything yet, an evaluation of a paused run or of one without weights, is passed over until it can, or it would stand before the
+ * resume, or the update, that it needs.
  * Closing ends those that wait; the one that runs ends itself.
  */
 import type { Clock } from '../clock.ts'

@@ -88,7 +88,7 @@ export function wordyEngine(
             resolve()
           })
         })
-        await driver.load()
+        await driver.load(signal)
         if (mute) throw new RolloutError('INSTANCE_FAULT', 'no such route', { status: 404 })
         if (failure === 0) throw new RolloutError(CODES[random.int(CODES.length)]!, 'an unlucky prompt')
         return idsOf(prompt)

@@ -11,6 +11,7 @@ export interface PhaseCommands {
   update(): void
   evaluate(): void
   stopEvaluation(): void
+  stopEvaluations(): void
   pause(): void
   misbehave(): void
 }
@@ -103,6 +104,9 @@ export function phaseCommands(life: {
     update,
     evaluate,
     stopEvaluation: () => pick(evaluations)?.abort(new Error('enough')),
+    stopEvaluations: () => {
+      for (const each of evaluations) each.abort(new Error('enough'))
+    },
     pause,
     misbehave,
   }

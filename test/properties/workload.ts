@@ -278,14 +278,17 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
     quietly(supervisor.start())
     quietly(supervisor.resume())
     supervisor.add(server())
-    // Where the very first update failed there is nothing yet to bring an instance up to.
-    if (run.lastUpdate === null && supervisor.getSnapshot().instances.some(({ state }) => state === 'stale'))
-      quietly(supervisor.updateWeights({ version: ++version, path: '/w/healing' }))
     await advance(3_000)
     const giveUpAt = clock.now() + PATIENCE_MS
     const busy = (): number => run.counts.waiting + run.counts.running + run.ledger.held
     while (busy() > 0 && clock.now() < giveUpAt && invariants.broken.length === 0) {
       for (const rollout of rollouts) if ([...rollout.waitingFor.values()].includes('version')) rollout.cancel()
+      // Where the very first update failed, or the weights of the beginning were discarded, there is nothing to bring an instance up to.
+      if (run.lastUpdate === null && supervisor.getSnapshot().instances.some(({ state }) => state === 'stale')) {
+        quietly(supervisor.updateWeights({ version: ++version, path: '/w/healing' }))
+        // Those that can run only there keep the version that they began with (F10).
+        phases.stopEvaluations()
+      }
       await advance(1_000)
     }
     if (busy() > 0) {

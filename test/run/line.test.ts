@@ -3,6 +3,7 @@
  */
 import { expect, test } from 'vitest'
 import { createLine } from '../../src/run/line.ts'
+import { simulateServer } from '../../src/testing/simulated-fleet.ts'
 import { createVirtualClock } from '../../src/testing/virtual-clock.ts'
 import { closeSimulation, startSimulation } from '../simulate.ts'
 
@@ -40,5 +41,35 @@ test('a pause that did not get its turn in time still pauses: an evaluation aske
   expect(supervisor.getSnapshot()).toMatchObject({ phase: 'paused', conservation: { waiting: 1 } })
   await clock.run(supervisor.resume())
   expect(await clock.run(waiting)).toMatchObject([{ complete: true }])
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+// Found by seed 13974 of test/properties: the evaluation waited for the weights, and the update for the evaluation.
+test('an evaluation of a fleet whose weights are gone lets the update pass that it needs', async () => {
+  const simulation = await startSimulation([{ capacity: 1, keepsWeights: false }])
+  const { clock, supervisor } = simulation
+  await clock.run(supervisor.pause({ release: true }))
+  const evaluation = supervisor.evaluate([{ prompt: [1, 5] }])
+  await clock.run(supervisor.resume())
+  await clock.advance(1_000)
+  expect(supervisor.getSnapshot()).toMatchObject({ phase: 'rollout', waiting: { phase: 1 } })
+  await clock.run(supervisor.updateWeights({ version: 1, path: '/w/1' }))
+  const [group] = await clock.run(evaluation)
+  expect(group!.completions[0]!.versions).toEqual([{ version: 1, start: 0, end: 5 }])
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test('an evaluation of a fleet whose weights are gone runs on an instance that joins', async () => {
+  const simulation = await startSimulation([{ capacity: 1, keepsWeights: false }])
+  const { clock, supervisor } = simulation
+  await clock.run(supervisor.pause({ release: true }))
+  await clock.run(supervisor.resume())
+  const evaluation = supervisor.evaluate([{ prompt: [1, 5] }])
+  await clock.settle()
+  expect(supervisor.getSnapshot().phase).toBe('rollout')
+  const { id, url, engine } = simulateServer(clock, { id: 'late', capacity: 1 })
+  supervisor.add({ id, url, engine })
+  const [group] = await clock.run(evaluation)
+  expect(group!.completions[0]!.segments[0]!.instance).toBe('late')
   expect(await closeSimulation(simulation)).toBe(0)
 })
