@@ -55,6 +55,19 @@ describeEngine('sglang', 'its driver', () => {
       await loadOf(driver, 0)
     })
 
+    it('F6: the counter of tokens moves while a request runs, and not after', async () => {
+      const before = (await driver.load()).generatedTokens ?? 0
+      const controller = new AbortController()
+      const running = errorOf(generate(driver, { maxTokens: 3000 }, { signal: controller.signal }))
+      await until('the counter moves', async () => ((await driver.load()).generatedTokens ?? 0) > before)
+      controller.abort()
+      await running
+      await loadOf(driver, 0)
+      const { generatedTokens } = await driver.load()
+      await new Promise((resolve) => setTimeout(resolve, 300))
+      expect((await driver.load()).generatedTokens).toBe(generatedTokens)
+    })
+
     it('F2: an update while requests run changes nothing and says so', async () => {
       const before = await driver.weightVersion()
       const running = generate(driver, { maxTokens: 3_000 })

@@ -8,7 +8,7 @@ import type { AddressInfo } from 'node:net'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { EngineDriver } from '../../../src/engines/driver.ts'
 import { createSupervisor } from '../../../src/index.ts'
-import { driverOf, errorOf, generate, loadOf, PROMPT, post } from './drive.ts'
+import { driverOf, errorOf, generate, loadOf, PROMPT, post, until } from './drive.ts'
 import { checkpoint, describeEngine, type RealServer, startServer } from './servers.ts'
 
 describeEngine('vllm', 'its driver', () => {
@@ -78,6 +78,19 @@ describeEngine('vllm', 'its driver', () => {
       await loadOf(driver, 0)
     })
 
+    it('F6: the counter of tokens moves while a request runs, and not after', async () => {
+      const before = (await driver.load()).generatedTokens ?? 0
+      const controller = new AbortController()
+      const running = errorOf(generate(driver, { maxTokens: 1900 }, { signal: controller.signal }))
+      await until('the counter moves', async () => ((await driver.load()).generatedTokens ?? 0) > before)
+      controller.abort()
+      await running
+      await loadOf(driver, 0)
+      const { generatedTokens } = await driver.load()
+      await new Promise((resolve) => setTimeout(resolve, 300))
+      expect((await driver.load()).generatedTokens).toBe(generatedTokens)
+    })
+
     it('F2: an update while requests run changes nothing and says so', async () => {
       const before = await driver.weightVersion()
       const controller = new AbortController()
@@ -123,6 +136,10 @@ describeEngine('vllm', 'under the supervisor', () => {
     const task = { prompt: [...PROMPT], sampling: { maxTokens: 4, temperature: 0.5 } }
     const { completions } = await supervisor.submit(task).result
     expect(completions[0]).toMatchObject({ outcome: 'failed', error: { code: 'INVALID_TASK' } })
+    // Of an evaluation nobody trains on them.
+    const evaluated = await supervisor.evaluate([task, { ...task, sampling: { maxTokens: 4, temperature: 0 } }])
+    for (const { completions: found } of evaluated)
+      expect(found[0]).toMatchObject({ outcome: 'completed', logprobBasis: 'raw' })
     await supervisor.close()
   })
 
