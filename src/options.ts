@@ -64,7 +64,10 @@ export interface SupervisorOptions {
   readonly timeouts?: TimeoutOptions
   /** `attempts` in a row without a new token end a sample as failed. @default { attempts: 5 } */
   readonly retry?: { readonly attempts?: number }
-  /** When to stop sending work to a failing server. @default { failures: 3, resetMs: 1000, maxResetMs: 60000 } */
+  /**
+   * When to stop sending work to a failing server: `failures` in a row; the first probe after `resetMs`, doubling up to `maxResetMs`.
+   * @default { failures: 3, resetMs: 1000, maxResetMs: 60000 }
+   */
   readonly breaker?: { readonly failures?: number; readonly resetMs?: number; readonly maxResetMs?: number }
   /** A server whose streams and own counters stand still for so long, in milliseconds, loses its samples to others. @default 60000 */
   readonly watchdogMs?: number
@@ -141,8 +144,8 @@ const INSTANCE_KEYS: readonly (keyof InstanceOptions)[] = [
 ]
 const TIMEOUT_KEYS: readonly (keyof TimeoutOptions)[] = ['waitMs', 'firstTokenMs', 'progressMs', 'totalMs']
 
-/** Node's timers keep at most 2^31 - 1 ms. */
-const MAX_TIMER_MS = 2_147_483_647
+/** Milliseconds of a timer: Node's keep at most 2^31 - 1. */
+const DELAY = { min: 0, max: 2_147_483_647, exclusive: true }
 
 /** @throws RolloutError INVALID_OPTIONS that lists every problem */
 export function checkOptions(options: SupervisorOptions): CheckedOptions {
@@ -165,7 +168,11 @@ export function checkOptions(options: SupervisorOptions): CheckedOptions {
   const retry = section('retry', ['attempts'])
   const breaker = section('breaker', ['failures', 'resetMs', 'maxResetMs'])
   const timeout = (key: keyof TimeoutOptions): number | null =>
-    checkNumber(report, `timeouts.${key}`, timeouts[key], { min: 0, max: MAX_TIMER_MS, exclusive: true }, null)
+    checkNumber(report, `timeouts.${key}`, timeouts[key], DELAY, null)
+  const longest = checkNumber(report, 'breaker.maxResetMs', breaker.maxResetMs, DELAY, null)
+  const resetMs = checkNumber(report, 'breaker.resetMs', breaker.resetMs, DELAY, Math.min(longest ?? 1_000, 1_000))
+  const maxResetMs = longest ?? Math.max(resetMs, 60_000)
+  if (resetMs > maxResetMs) report('breaker.maxResetMs', `at least breaker.resetMs, ${resetMs}`, show(maxResetMs))
   const checked: CheckedOptions = {
     instances: checkInstances(given.instances, report),
     policy: checkPolicy(given.policy, report),
@@ -178,28 +185,10 @@ export function checkOptions(options: SupervisorOptions): CheckedOptions {
     attempts: checkInteger(report, 'retry.attempts', retry.attempts, { min: 1 }, 5),
     breaker: {
       failures: checkInteger(report, 'breaker.failures', breaker.failures, { min: 1 }, 3),
-      resetMs: checkNumber(
-        report,
-        'breaker.resetMs',
-        breaker.resetMs,
-        { min: 0, max: MAX_TIMER_MS, exclusive: true },
-        1_000,
-      ),
-      maxResetMs: checkNumber(
-        report,
-        'breaker.maxResetMs',
-        breaker.maxResetMs,
-        { min: 0, max: MAX_TIMER_MS, exclusive: true },
-        60_000,
-      ),
+      resetMs,
+      maxResetMs,
     },
-    watchdogMs: checkNumber(
-      report,
-      'watchdogMs',
-      given.watchdogMs,
-      { min: 0, max: MAX_TIMER_MS, exclusive: true },
-      60_000,
-    ),
+    watchdogMs: checkNumber(report, 'watchdogMs', given.watchdogMs, DELAY, 60_000),
     minInstances: checkInteger(report, 'minInstances', given.minInstances, { min: 0 }, 1),
     logger: checkLogger(given.logger, report),
     inspect: checkInspect(given.inspect, report),
@@ -285,8 +274,14 @@ function checkUrl(value: unknown, path: string, report: Report): URL | null {
     return null
   }
   const url = new URL(value)
-  if (!/^(https?|sim):$/.test(url.protocol) || url.search !== '' || url.hash !== '' || url.username !== '') {
-    report(path, `${expected}, without query, fragment or user`, show(`${url.protocol}//${url.host}${url.pathname}`))
+  const { username, password, search, hash } = url
+  if (!/^(https?|sim):$/.test(url.protocol)) {
+    // What has a user in it may have a password as well.
+    report(path, `${expected}, with its http:// or https://`, username === '' ? show(value) : `a ${url.protocol} url`)
+  } else if (username !== '' || password !== '') {
+    report(path, `${expected}, without a user or password; a key goes into apiKey`, `${show(url.host)} behind an @`)
+  } else if (search !== '' || hash !== '') {
+    report(path, `${expected}, without query or fragment`, show(value.replace(/([?#]).*/s, '$1…')))
   }
   return url
 }

@@ -20,7 +20,9 @@ export function show(value: unknown): string {
     return `${value} (${typeof value})`
   if (Array.isArray(value)) return `an array of ${value.length}`
   if (typeof value === 'function') return 'a function'
-  return 'an object'
+  if (typeof value === 'symbol') return 'a symbol'
+  const kind = Object.prototype.toString.call(value).slice('[object '.length, -1)
+  return kind === 'Object' ? 'an object' : `an object (${kind})`
 }
 
 export function problemList(problems: readonly Problem[]): string {

@@ -65,12 +65,36 @@ test.each([
   'http://a?x=1',
   'http://a#x',
   'http://user:secret@a',
+  'http://:secret@a',
+  'ws://user:secret@a',
 ])('a url that is %s', (bad) => {
   expect(pathsOf({ instances: [{ url: bad }] })).toEqual(['instances[0].url'])
 })
 
 test('a password in a url is not repeated in the error', () => {
-  expect(problemsOf({ instances: [{ url: 'http://user:secret@a' }] }).join()).not.toContain('secret')
+  for (const given of ['http://user:secret@a', 'http://:secret@a', 'ws://user:secret@a', 'http://a?key=secret'])
+    expect(problemsOf({ instances: [{ url: given }] }).join()).not.toContain('secret')
+})
+
+test('a url without its http://, as it is easily typed, is shown as it was', () => {
+  expect(problemsOf({ instances: [{ url: 'localhost:30000' }] })).toEqual([
+    'instances[0].url: a base URL such as \'http://10.0.0.1:30000\', with its http:// or https://; "localhost:30000" (string)',
+  ])
+})
+
+test('a longest wait of the breaker that is below its first is no longest', () => {
+  expect(problemsOf({ breaker: { resetMs: 5_000, maxResetMs: 1_000 } })).toEqual([
+    'breaker.maxResetMs: at least breaker.resetMs, 5000; 1000 (number)',
+  ])
+  expect(checkOptions({ breaker: { resetMs: 90_000 } }).breaker).toMatchObject({ resetMs: 90_000, maxResetMs: 90_000 })
+  expect(checkOptions({ breaker: { maxResetMs: 500 } }).breaker).toMatchObject({ resetMs: 500, maxResetMs: 500 })
+})
+
+test('values that are no plain objects are shown as what they are', () => {
+  const shown = [new Map(), new Date(0), Symbol('policy'), 7n, new Uint8Array(1)].map(
+    (policy) => problemsOf({ policy })[0]!.split('; ')[1],
+  )
+  expect(shown).toEqual(['an object (Map)', 'an object (Date)', 'a symbol', '7 (bigint)', 'an object (Uint8Array)'])
 })
 
 test('a url is kept without its trailing slashes, and gives the id', () => {

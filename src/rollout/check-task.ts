@@ -72,7 +72,8 @@ export function checkTask(task: Task, vocabularySize: number | null): CheckedTas
   rejectUnknownKeys(task, TASK_KEYS, '', report)
   const maxTokenId = checkPrompt(task.prompt, report)
   if (vocabularySize !== null && maxTokenId >= vocabularySize) {
-    report('prompt', `token ids below ${vocabularySize}, the size of the vocabulary`, show(maxTokenId))
+    const index = (task.prompt as readonly number[]).indexOf(maxTokenId)
+    report(`prompt[${index}]`, `a token id below ${vocabularySize}, the size of the vocabulary`, show(maxTokenId))
   }
   const checked: CheckedTask = {
     prompt: task.prompt,
@@ -161,14 +162,14 @@ export function checkSampling(sampling: unknown, report: Report): CheckedSamplin
       sampling.stop,
       (each) => typeof each === 'string' && each !== '',
       'sampling.stop',
-      'strings',
+      ['strings', 'a string that is not empty'],
       report,
     ),
     stopTokenIds: checkList(
       sampling.stopTokenIds,
       (each) => Number.isInteger(each) && (each as number) >= 0 && (each as number) <= MAX_TOKEN_ID,
       'sampling.stopTokenIds',
-      'token ids',
+      ['token ids', 'a token id, an integer of at least 0'],
       report,
     ),
     ignoreEos: checkBoolean(report, 'sampling.ignoreEos', sampling.ignoreEos, false),
@@ -184,11 +185,17 @@ function checkList<T>(
   value: unknown,
   fits: (each: unknown) => boolean,
   path: string,
-  what: string,
+  [many, one]: readonly [many: string, one: string],
   report: Report,
 ): readonly T[] {
   if (value === undefined) return NONE
-  if (Array.isArray(value) && value.every(fits)) return value as readonly T[]
-  report(path, `an array of ${what}`, Array.isArray(value) ? show(value.find((each) => !fits(each))) : show(value))
+  if (!Array.isArray(value)) {
+    report(path, `an array of ${many}`, show(value))
+    return NONE
+  }
+  // Holes as well.
+  const index = value.findIndex((each) => !fits(each))
+  if (index < 0) return value as readonly T[]
+  report(`${path}[${index}]`, one, show(value[index]))
   return NONE
 }

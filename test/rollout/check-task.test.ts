@@ -57,11 +57,13 @@ test.each([
 })
 
 test('ids outside the vocabulary, where it is known', () => {
-  expect(pathsOf({ prompt: [1, 99, 100] }, 100)).toEqual(['prompt'])
+  expect(pathsOf({ prompt: [1, 99, 100] }, 100)).toEqual(['prompt[2]'])
   expect(pathsOf({ prompt: [1, 99] }, 100)).toEqual([])
-  expect(pathsOf({ prompt: new Int32Array([100]) }, 100)).toEqual(['prompt'])
+  expect(pathsOf({ prompt: new Int32Array([100]) }, 100)).toEqual(['prompt[0]'])
   expect(pathsOf({ prompt: [1, 100] })).toEqual([])
-  expect(problemsOf({ prompt: [100] }, 100)[0]).toMatch('token ids below 100, the size of the vocabulary; 100 (number)')
+  expect(problemsOf({ prompt: [1, 100, 7] }, 100)).toEqual([
+    'prompt[1]: a token id below 100, the size of the vocabulary; 100 (number)',
+  ])
 })
 
 const numbers = { maxTokens: 1, minTokens: 0, temperature: 0.5, topP: 0.5, topK: 1, minP: 0.5, seed: 1 }
@@ -79,7 +81,7 @@ test('other sampling that cannot be', () => {
     temperature: -0.1,
     seed: 2 ** 53,
     stop: 'END',
-    stopTokenIds: [1, -1],
+    stopTokenIds: '5',
     ignoreEos: 'no',
     best_of: 3,
   }
@@ -88,7 +90,11 @@ test('other sampling that cannot be', () => {
       .map((key) => `sampling.${key}`)
       .sort(),
   )
-  expect(pathsOf({ prompt, sampling: { stop: [''] } })).toEqual(['sampling.stop'])
+  expect(pathsOf({ prompt, sampling: { stop: ['a', ''] } })).toEqual(['sampling.stop[1]'])
+  for (const stopTokenIds of [[1, -1], Object.assign(new Array(3), { 0: 1 }), [1, 2 ** 31], [1, '2']])
+    expect(problemsOf({ prompt, sampling: { stopTokenIds } })[0]).toMatch(
+      /^sampling\.stopTokenIds\[1\]: a token id, an integer of at least 0; /,
+    )
   expect(pathsOf({ prompt, sampling: { minTokens: 10, maxTokens: 9 } })).toEqual(['sampling.minTokens'])
   for (const sampling of [null, 7, []]) expect(pathsOf({ prompt, sampling })).toEqual(['sampling'])
 })

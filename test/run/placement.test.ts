@@ -154,7 +154,7 @@ test('a vocabulary is that of the instance: ids go where they are known, and are
   )
   for (const { completions } of groups)
     expect(completions.map(({ segments }) => segments[0]!.instance)).toEqual(['wide', 'wide'])
-  expect(() => supervisor.submit({ prompt: [60_000, 5] })).toThrow(/token ids below 60000/)
+  expect(() => supervisor.submit({ prompt: [60_000, 5] })).toThrow(/prompt\[0\]: expected a token id below 60000/)
   expect(await closeSimulation(simulation)).toBe(0)
 })
 
