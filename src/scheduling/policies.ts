@@ -32,11 +32,15 @@ export function createPolicy(
 function guarded(policy: PlacementPolicy, onFault: (message: string, cause: unknown) => void): PlacementPolicy {
   const spare = leastRequest()
   const loads = new Map<string, InstanceLoad>()
+  /** Instances that it threw at: it may not know what they are now, and its null says nothing of them. */
+  const missed = new Set<string>()
 
-  function attempt(call: string, run: () => void): void {
+  function tell(call: 'add' | 'remove' | 'changed', id: string, run: () => void): void {
     try {
       run()
+      missed.delete(id)
     } catch (cause) {
+      missed.add(id)
       onFault(`policy ${policy.name} threw in ${call}`, cause)
     }
   }
@@ -46,21 +50,23 @@ function guarded(policy: PlacementPolicy, onFault: (message: string, cause: unkn
     add(instance) {
       loads.set(instance.id, instance)
       spare.add(instance)
-      attempt('add', () => policy.add(instance))
+      tell('add', instance.id, () => policy.add(instance))
     },
     remove(id) {
       loads.delete(id)
       spare.remove(id)
-      attempt('remove', () => policy.remove(id))
+      tell('remove', id, () => policy.remove(id))
+      missed.delete(id)
     },
     changed(instance) {
       spare.changed(instance)
-      attempt('changed', () => policy.changed(instance))
+      tell('changed', instance.id, () => policy.changed(instance))
     },
     pick(sample) {
       try {
         const id = policy.pick(sample)
-        if (id === null) return null
+        if (id === null && missed.size === 0) return null
+        if (id === null) return spare.pick(sample)
         const load = loads.get(id)
         if (load !== undefined && hasRoom(load)) return id
         onFault(`policy ${policy.name} picked ${JSON.stringify(id)}, which has no free slot`, undefined)

@@ -82,6 +82,29 @@ test('one that throws in every other call changes nothing either', () => {
   )
 })
 
+test('an instance that a policy threw at, and so may not know, is placed on all the same, until it is told of again', () => {
+  let fails = true
+  const known = new Set<string>()
+  const { guarded, ledger, faults } = guard({
+    add: ({ id }) => {
+      if (fails) throw new Error('bug')
+      known.add(id)
+    },
+    changed: ({ id }) => {
+      if (fails) throw new Error('bug')
+      known.add(id)
+    },
+    pick: () => null,
+  })
+  expect(['a', 'b']).toContain(guarded.pick(sample))
+  fails = false
+  for (const id of ['a', 'b']) ledger.setLimit(id, 2)
+  expect(known).toEqual(new Set(['a', 'b']))
+  // From here on its null is its own.
+  expect(guarded.pick(sample)).toBe(null)
+  expect(faults.length).toBeGreaterThan(0)
+})
+
 test('whatever a policy answers, a slot is found when there is one, and no full instance is used', () => {
   fc.assert(
     fc.property(steps, fc.nat(), (life, seed) => {
