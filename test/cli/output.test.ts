@@ -227,7 +227,7 @@ describe('the lock of the output', () => {
 describe('the line sink', () => {
   it('writes every line once, in order, and tells when', async () => {
     await fc.assert(
-      fc.asyncProperty(fc.array(fc.integer({ min: 0, max: 3 }), { maxLength: 50 }), async (pauses) => {
+      fc.asyncProperty(fc.array(fc.integer({ min: 0, max: 3 }), { maxLength: 50, size: 'max' }), async (pauses) => {
         let [text, told] = ['', 0]
         const sink = createLineSink(async (part) => {
           await Promise.resolve()

@@ -110,7 +110,7 @@ describe('the short way', () => {
     'hands over what the iterator yields, however the network cuts it: %s (I8, F12)',
     async (_, answer, decoder) => {
       await fc.assert(
-        fc.asyncProperty(fc.array(fc.nat(), { maxLength: 25 }), fc.boolean(), async (cuts, ends) => {
+        fc.asyncProperty(fc.array(fc.nat(), { maxLength: 25, size: 'max' }), fc.boolean(), async (cuts, ends) => {
           const heard: Heard[] = []
           for (const listen of [iterated, pushed]) {
             const { transport, events } = wire()

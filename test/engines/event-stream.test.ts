@@ -29,9 +29,9 @@ describe('eventSplitter', () => {
       fc.constant({ lines: ['event: note', 'id: 7', 'retry: 5'], data: null as string | null }),
       fc.constant({ lines: [], data: null as string | null }),
     )
-    const stream = fc.array(fc.tuple(piece, fc.constantFrom('\n', '\r\n')), { maxLength: 12 })
+    const stream = fc.array(fc.tuple(piece, fc.constantFrom('\n', '\r\n')), { maxLength: 12, size: 'max' })
     fc.assert(
-      fc.property(stream, fc.array(fc.nat(), { maxLength: 40 }), (pieces, at) => {
+      fc.property(stream, fc.array(fc.nat(), { maxLength: 40, size: 'max' }), (pieces, at) => {
         const text = pieces.map(([p, eol]) => [...p.lines, ''].map((l) => l + eol).join('')).join('')
         const expected = pieces.map(([p]) => p.data).filter((d) => d !== null)
         expect(split(cut(Buffer.from(text), at))).toEqual(expected)

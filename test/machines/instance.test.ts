@@ -316,7 +316,7 @@ describe('alone, with createActor and SimulatedClock', () => {
     const event = fc.constantFrom(...events)
     const step = fc.oneof({ weight: 6, arbitrary: event }, { weight: 1, arbitrary: fc.integer({ min: 1, max: 500 }) })
     fc.assert(
-      fc.property(fc.integer({ min: 1, max: 3 }), fc.array(step, { maxLength: 80 }), (capacity, life) => {
+      fc.property(fc.integer({ min: 1, max: 3 }), fc.array(step, { maxLength: 80, size: 'max' }), (capacity, life) => {
         const { clock, actor, limit } = start(capacity)
         for (const each of life) {
           const before = actor.getSnapshot()

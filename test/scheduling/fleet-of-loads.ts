@@ -35,7 +35,7 @@ export const steps: fc.Arbitrary<readonly Step[]> = fc.array(
     { weight: 1, arbitrary: fc.record({ type: fc.constant('failures' as const), which, failures: fc.nat(3) }) },
     { weight: 8, arbitrary: fc.constant({ type: 'place' as const }) },
   ),
-  { minLength: 20, maxLength: 120 },
+  { minLength: 20, maxLength: 120, size: 'max' },
 )
 
 /** Plays the steps; `judge` is told of each pick, with the fleet in joining order, before the slot is taken. */

@@ -166,7 +166,7 @@ describe('timeline', () => {
       pick: fc.integer({ min: 0, max: 5 }),
     })
     fc.assert(
-      fc.property(fc.array(step, { maxLength: 80 }), (steps) => {
+      fc.property(fc.array(step, { maxLength: 80, size: 'max' }), (steps) => {
         const view = fleetView({ a: 1, b: 3, c: null })
         const timeline = createTimeline({ view: () => view, startedAt: 0, maxIntervals: 100 })
         const held = new Map<number, string>()
