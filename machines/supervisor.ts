@@ -56,6 +56,8 @@ export const supervisorMachine = setup({
   actions: {
     /** Gives free slots to waiting samples. */
     place: () => {},
+    /** An instance's machine threw, as only one of the user's own does. */
+    lose: () => {},
     join: assign(({ event, spawn }) => {
       if (event.type === 'instances.added')
         for (const input of event.instances) spawn('instance', { id: input.id, input })
@@ -77,6 +79,7 @@ export const supervisorMachine = setup({
   on: {
     'instances.added': { actions: 'join' },
     'xstate.done.actor.*': { actions: 'remove' },
+    'xstate.error.actor.*': { actions: ['remove', 'lose'] },
     'pause.requested': { actions: 'wantPause' },
     'resume.requested': { actions: 'wantResume' },
     'run.stopping': { target: '.stopping' },
@@ -143,7 +146,12 @@ export const supervisorMachine = setup({
     },
     stopping: {
       // The whole tree is about to go: removing its children one by one would be quadratic.
-      on: { 'run.stopped': { target: 'stopped' }, 'run.stopping': {}, 'xstate.done.actor.*': {} },
+      on: {
+        'run.stopped': { target: 'stopped' },
+        'run.stopping': {},
+        'xstate.done.actor.*': {},
+        'xstate.error.actor.*': {},
+      },
     },
     stopped: { type: 'final' },
   },

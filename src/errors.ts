@@ -45,6 +45,7 @@ const TABLE = {
   EVALUATION_TIMEOUT: { retryable: true, means: 'the sample had not ended when its evaluation ran out of time' },
   UPDATE_FAILED: { retryable: true, means: 'a weight update failed on too many instances' },
   POLICY_FAILED: { retryable: false, means: 'a user policy threw or answered with an instance that cannot take work' },
+  MACHINE_FAILED: { retryable: false, means: "a user's own instance machine threw" },
 } as const
 
 /** Codes of RolloutError: a closed union, explained in `errorTable`. */

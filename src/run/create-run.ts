@@ -4,7 +4,7 @@
 import { randomBytes } from 'node:crypto'
 import { createActor, type InspectionEvent } from 'xstate'
 import { instanceMachine, supervisorMachine } from '../../machines/index.ts'
-import { messageOf, RolloutError } from '../errors.ts'
+import { messageOf, RolloutError, type RolloutErrorCode } from '../errors.ts'
 import type { CheckedOptions, SupervisorOptions } from '../options.ts'
 import { createLedger } from '../rollout/ledger.ts'
 import { createPolicy } from '../scheduling/policies.ts'
@@ -13,7 +13,9 @@ import { createSessions } from '../scheduling/sessions.ts'
 import { createCompletionSinks } from '../streams/completions.ts'
 import { createHub } from '../streams/hub.ts'
 import { safeLogger } from '../telemetry/logger.ts'
+import { lose } from './fleet.ts'
 import { createLine } from './line.ts'
+import { walled } from './own-machine.ts'
 import { createPaces, setPaces } from './pace.ts'
 import { place } from './placement.ts'
 import type { Run } from './run.ts'
@@ -24,16 +26,16 @@ export function createRun(options: CheckedOptions): Run {
   const { clock } = options
   const log = safeLogger(options.logger)
   const hub = createHub()
-  const policy = createPolicy(options.policy, (message, cause) => {
-    const error = new RolloutError('POLICY_FAILED', `${message}${cause === undefined ? '' : `: ${messageOf(cause)}`}`, {
-      cause,
-    })
-    log.error({ code: error.code }, error.message)
+  const tellFault = (code: RolloutErrorCode) => (message: string, cause: unknown) => {
+    const error = new RolloutError(code, `${message}${cause === undefined ? '' : `: ${messageOf(cause)}`}`, { cause })
+    log.error({ code }, error.message)
     if (hub.listens(null)) hub.tell({ type: 'run.fault', at: clock.now(), error }, null)
-  })
+  }
+  const policy = createPolicy(options.policy, tellFault('POLICY_FAILED'))
+  const own = options.instanceMachine
   const inspect = safeInspect(options.inspect)
   const machine = supervisorMachine.provide({
-    actors: { instance: options.instanceMachine ?? instanceMachine },
+    actors: { instance: own === undefined ? instanceMachine : walled(own, tellFault('MACHINE_FAILED')) },
     actions: {
       place: ({ context }) => {
         // An action that throws would end the actor and with it the run: a defect here is reported instead.
@@ -42,6 +44,10 @@ export function createRun(options: CheckedOptions): Run {
         } catch (cause) {
           log.error({ err: cause }, `placement failed: ${messageOf(cause)}`)
         }
+      },
+      lose: ({ event }) => {
+        const { actorId, error } = event as unknown as { readonly actorId: string; readonly error: unknown }
+        lose(run, actorId, error)
       },
     },
   })

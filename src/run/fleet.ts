@@ -38,22 +38,20 @@ export function join(run: Run, specs: readonly CheckedInstance[]): Instance[] {
     }
   }
   const { breaker } = run.options
+  // A factory may be the user's own, and throw: nothing has joined then.
+  const drivers = specs.map(({ id, url, apiKey, model, createDriver }) =>
+    createDriver({ id, url, apiKey, model, clock: run.clock }),
+  )
   run.actor.send({
     type: 'instances.added',
     instances: specs.map(({ id, capacity }) => ({ id, capacity: capacity ?? 1, breaker })),
   })
   const { children } = run.actor.getSnapshot()
-  return specs.map((spec) => {
+  return specs.map((spec, index) => {
     const instance: Instance = {
       id: spec.id,
       spec,
-      driver: spec.createDriver({
-        id: spec.id,
-        url: spec.url,
-        apiKey: spec.apiKey,
-        model: spec.model,
-        clock: run.clock,
-      }),
+      driver: drivers[index]!,
       actor: children[spec.id] as Instance['actor'],
       account: run.ledger.add(spec.id, spec.weight),
       attempts: new Set(),
@@ -216,6 +214,15 @@ export function drain(run: Run, id: string, deadlineMs: number | null): Promise<
     instance.actor.send({ type: 'instance.drain', deadlineMs })
     if (run.instances.has(id)) tellState(run, instance)
   })
+}
+
+/** Its machine threw, which only one of the user's own does: nobody can say any more whether its server takes work, so it leaves (F17). */
+export function lose(run: Run, id: string, cause: unknown): void {
+  const instance = run.instances.get(id)
+  if (instance === undefined || instance.actor.getSnapshot().status !== 'error') return
+  const text = `the machine of instance ${id} threw, and the instance has left: ${messageOf(cause)}`
+  blame(run, instance, new RolloutError('MACHINE_FAILED', text, { instance: id, cause }))
+  left(run, instance)
 }
 
 /** The machine has stopped: samples that still run there resume elsewhere, and the books of the instance are closed. */

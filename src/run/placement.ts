@@ -11,13 +11,13 @@ import type { WaitReason } from '../telemetry/events.ts'
 import { drive, openAttempt } from './attempt.ts'
 import { type Evaluation, makeRoom, nextInEvaluation } from './evaluation.ts'
 import { probe } from './fleet.ts'
-import { passes } from './handover.ts'
+import { passes, tellReleased } from './handover.ts'
 import { askAgain, setAside } from './health.ts'
 import { hasFreeSlot } from './intake.ts'
 import { formFor } from './misfit.ts'
 import { beginAgainUnder } from './one-version.ts'
 import { isPauseWanted, placesWork } from './phase.ts'
-import { can, type Instance, type Run } from './run.ts'
+import { can, type Instance, isMember, type Run } from './run.ts'
 import { divert, pick } from './tracks.ts'
 import { count, metSlot } from './waitlist.ts'
 
@@ -41,6 +41,8 @@ function fill(run: Run, evaluation: Evaluation | null, isPausing: boolean): void
       return
     }
     const id = choose(run, sample)
+    // A policy, guard or inspector is the user's code, and may end samples and take instances out from inside.
+    if (sample.lane === null) continue
     if (id === null) {
       if (run.tracks.length === 0) return
       full ??= new Set()
@@ -59,10 +61,14 @@ function fill(run: Run, evaluation: Evaluation | null, isPausing: boolean): void
         void probe(run, instance).then(() => askAgain(run, instance))
       }
     } else if (passes(run, instance) || takes(instance)) {
+      if (sample.lane === null || !hasRoom(instance.account)) {
+        tellReleased(run, instance, 'neutral')
+        continue
+      }
       // In a form without token ids there is nothing to go on from.
       if (form !== 'ids') restart(sample)
       grant(run, sample, instance)
-    } else {
+    } else if (isMember(run, instance)) {
       setAside(run, instance)
     }
   }
