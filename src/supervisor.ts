@@ -21,7 +21,7 @@ import { drainRun } from './run/drain-run.ts'
 import { runEpisode } from './run/episode.ts'
 import { evaluate } from './run/evaluate.ts'
 import { drain, join, probe } from './run/fleet.ts'
-import { admit, hasFreeSlot, withdraw } from './run/intake.ts'
+import { admit, hasFreeSlot, mustBeFree, withdraw } from './run/intake.ts'
 import { type RolloutOptions, rolloutBatch } from './run/on-policy.ts'
 import { type PauseReport, pauseRun, resumeRun } from './run/pause.ts'
 import { placesWork } from './run/phase.ts'
@@ -108,6 +108,7 @@ export class Supervisor {
 
   async #start(): Promise<void> {
     const run = this.#run
+    mustBeOpen(run, 'start')
     const waiting = [...run.instances.values()]
     const lane = async (): Promise<void> => {
       for (let instance = waiting.shift(); instance !== undefined; instance = waiting.shift())
@@ -157,12 +158,14 @@ export class Supervisor {
   /**
    * Submits the task if its first sample gets a slot at once; otherwise nothing has happened, and the answer is null. Text and chat messages
    * are made into token ids first: they are taken where a slot is free that no such task before them waits for.
+   * @throws RolloutError INVALID_TASK, DUPLICATE_TASK or CLOSED, whether there is a slot or not
    */
   trySubmit<M = unknown>(task: Task<M>): Rollout<M> | null {
     const run = this.#run
     if (run.queue.size > 0 || !hasFreeSlot(run) || !placesWork(run)) {
       mustBeOpen(run, 'trySubmit')
       checkTask(task, run.vocabularySize)
+      if (task.id !== undefined) mustBeFree(run, task.id)
       return null
     }
     const live = admit(run, task)

@@ -117,7 +117,7 @@ export function networkFault(peer: Peer, what: string, error: unknown, answered:
     return fault(
       'WRONG_PROTOCOL',
       peer,
-      `${what}: expected an HTTP answer, found ${text}; check scheme and port of the url`,
+      `${what}: expected an HTTP answer, found ${readable(text)}; check scheme and port of the url`,
       fields,
     )
   }
@@ -130,6 +130,11 @@ export function networkFault(peer: Peer, what: string, error: unknown, answered:
     `${what}: expected an answer, found ${found} (${text}); read the server's log`,
     fields,
   )
+}
+
+/** OpenSSL's own words are a line of numbers and paths, of which one says something. */
+function readable(text: string): string {
+  return text.replace(/^.*SSL routines:[^:]*:([^:]*):.*$/s, 'no TLS ($1)')
 }
 
 export function codeIn(error: unknown): string {

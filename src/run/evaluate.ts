@@ -4,13 +4,13 @@
  * what is unfinished ends and is in the groups: never dropped, never waited for without end.
  */
 import { RolloutError } from '../errors.ts'
-import { checkTask } from '../rollout/check-task.ts'
 import type { Group } from '../rollout/group.ts'
 import type { LiveTask } from '../rollout/sample.ts'
 import type { Task } from '../rollout/task.ts'
+import { checkTasks } from './check-tasks.ts'
 import type { Evaluation, EvaluationStyle } from './evaluation.ts'
 import { openGate } from './gate.ts'
-import { admit, cancel, endTask, groupOf, mustBeFree } from './intake.ts'
+import { cancel, endTask, enter, groupOf } from './intake.ts'
 import { createInterruption } from './interrupt.ts'
 import { isPauseWanted, phaseOf } from './phase.ts'
 import { type Instance, mustBeOpen, type Run } from './run.ts'
@@ -79,20 +79,9 @@ function isStale({ actor }: Instance): boolean {
   return actor.getSnapshot().matches('stale')
 }
 
-/** All of them or none: every problem is found before anything is admitted. They wait aside until their turn. */
+/** All of them or none. They wait aside until their turn. */
 function admitAll(run: Run, tasks: readonly Task[]): LiveTask[] {
-  const ids = new Set<string>()
-  for (const task of tasks) {
-    if (task?.kind === 'rollout') {
-      const text = `evaluate: expected tasks of kind 'evaluation', or of none, found 'rollout'; submit() takes rollouts`
-      throw new RolloutError('INVALID_TASK', text)
-    }
-    checkTask(task, run.vocabularySize)
-    if (task.id === undefined) continue
-    mustBeFree(run, task.id, ids)
-    ids.add(task.id)
-  }
-  return tasks.map((task) => admit(run, { ...task, kind: 'evaluation' }, null, true))
+  return checkTasks(run, tasks, 'evaluation').map(({ id, spec }) => enter(run, id, spec, null, true))
 }
 
 /** It keeps its version, and an update would wait for it: newer weights never come. */

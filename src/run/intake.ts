@@ -103,8 +103,8 @@ export function hasFreeSlot(run: Run): boolean {
   return run.ledger.free > 0
 }
 
-export function mustBeFree(run: Run, id: string, others: ReadonlySet<string> = new Set()): void {
-  if (!run.tasks.has(id) && !others.has(id)) return
+export function mustBeFree(run: Run, id: string): void {
+  if (!run.tasks.has(id)) return
   throw new RolloutError(
     'DUPLICATE_TASK',
     `expected an id that no live task has, found ${JSON.stringify(id)}; ids are free again when the group has ended`,

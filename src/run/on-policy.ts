@@ -4,12 +4,12 @@
  */
 import { checkCall, checkInteger, checkOneOf, checkSignal } from '../checks.ts'
 import { messageOf, RolloutError } from '../errors.ts'
-import { type Problem, problemList, show } from '../problems.ts'
-import { checkTask } from '../rollout/check-task.ts'
+import { show } from '../problems.ts'
 import type { Group } from '../rollout/group.ts'
 import type { LiveTask } from '../rollout/sample.ts'
-import type { CheckedTask, Task } from '../rollout/task.ts'
+import type { Task } from '../rollout/task.ts'
 import { bringBack, carry } from './carry.ts'
+import { checkTasks } from './check-tasks.ts'
 import { cancel, enter } from './intake.ts'
 import type { Run } from './run.ts'
 import { wake } from './wake.ts'
@@ -29,11 +29,6 @@ export interface RolloutOptions {
 
 const KEYS = ['stopAfter', 'rest', 'signal'] as const
 
-interface Entrant {
-  readonly id: string | undefined
-  readonly spec: CheckedTask
-}
-
 /** @throws RolloutError, as a rejection: INVALID_OPTIONS, INVALID_TASK, DUPLICATE_TASK, ALL_REJECTED, CLOSED */
 export async function rolloutBatch(run: Run, tasks: Iterable<Task>, options: RolloutOptions): Promise<Group[]> {
   const { list, stopAfter, rest, signal } = checkCall('rollout', KEYS, options, (report) => {
@@ -48,7 +43,7 @@ export async function rolloutBatch(run: Run, tasks: Iterable<Task>, options: Rol
       signal: checkSignal(report, options.signal),
     }
   })
-  const entrants = checkAll(run, list)
+  const entrants = checkTasks(run, list, 'rollout')
   const carried = [...run.carried]
   if (signal?.aborted === true) throw signal.reason
   if (entrants.length + carried.length === 0) return []
@@ -114,39 +109,6 @@ function gather(
     // Some ended while they were carried, or were cancelled by whoever was told of them.
     for (const { group } of tasks) if (group !== null && !done) ended(group)
   })
-}
-
-/** All tasks or none: everything wrong with them is said in one error. */
-function checkAll(run: Run, tasks: readonly Task[]): Entrant[] {
-  const problems: Problem[] = []
-  const ids = new Set<string>()
-  const entrants: Entrant[] = []
-  for (const [index, task] of tasks.entries()) {
-    const at = `tasks[${index}]`
-    try {
-      const spec = checkTask(task, run.vocabularySize)
-      const { id } = task
-      if (spec.kind === 'evaluation')
-        problems.push({
-          path: `${at}.kind`,
-          expected: "'rollout' (evaluate() is for the other)",
-          found: "'evaluation'",
-        })
-      if (id !== undefined && (run.tasks.has(id) || ids.has(id))) throw duplicate(at, id)
-      if (id !== undefined) ids.add(id)
-      entrants.push({ id, spec })
-    } catch (error) {
-      if (!RolloutError.isInstance(error) || error.code !== 'INVALID_TASK') throw error
-      problems.push(...error.problems.map((problem) => ({ ...problem, path: `${at}.${problem.path}` })))
-    }
-  }
-  if (problems.length === 0) return entrants
-  throw new RolloutError('INVALID_TASK', `nothing was admitted:\n${problemList(problems)}`, { problems })
-}
-
-function duplicate(at: string, id: string): RolloutError {
-  const text = `${at}.id: expected an id that no live task and no other of the batch has, found ${JSON.stringify(id)}`
-  return new RolloutError('DUPLICATE_TASK', text)
 }
 
 function noneComplete(groups: readonly Group[]): RolloutError {

@@ -256,6 +256,8 @@ describe('bad input to a running supervisor', () => {
     const { clock, supervisor } = simulation
     const first = supervisor.submit({ id: 'same', prompt: [1, 5] })
     expect(codeOf(() => supervisor.submit({ id: 'same', prompt: [1, 5] }))).toBe('DUPLICATE_TASK')
+    // Also where no slot is free, in which case no other would be taken either.
+    expect(codeOf(() => supervisor.trySubmit({ id: 'same', prompt: [1, 5] }))).toBe('DUPLICATE_TASK')
     await clock.run(first.result)
     expect((await clock.run(supervisor.submit({ id: 'same', prompt: [1, 5] }).result)).complete).toBe(true)
     supervisor.submit({ id: 'task-000000001', prompt: [1, 5] })
@@ -312,6 +314,9 @@ describe('bad input to a running supervisor', () => {
     await expect(early.clock.run(started)).rejects.toMatchObject({ code: 'CLOSED' })
     await early.clock.run(closed)
     expect(early.clock.pending).toBe(0)
+    const late = simulate([{ capacity: 1 }])
+    await late.clock.run(late.supervisor.close())
+    await expect(late.supervisor.start()).rejects.toThrow('start was called after close()')
   })
 
   test('a fleet of which nobody answers is named, instance by instance', async () => {

@@ -58,6 +58,15 @@ describe('what is not a stream of this engine', () => {
     })
   })
 
+  test('a server without TLS behind an https url is WRONG_PROTOCOL, in words', async () => {
+    const server = await serve((_, response) => response.end())
+    const { error } = await join(stream(server.url.replace('http:', 'https:')))
+    expect(error).toMatchObject({ code: 'WRONG_PROTOCOL' })
+    expect(error?.message).toMatch(
+      /expected an HTTP answer, found no TLS \([a-z ]+\); check scheme and port of the url$/,
+    )
+  })
+
   test('nobody there is UNREACHABLE', async () => {
     expect((await join(stream('http://127.0.0.1:1'))).error).toMatchObject({ code: 'UNREACHABLE' })
   })

@@ -169,7 +169,7 @@ test('everything wrong with a batch is said at once, and nothing of it is admitt
     [
       () => supervisor.rollout([good!, { prompt: [] }, 7 as never, { prompt: [1], kind: 'evaluation' }]),
       'INVALID_TASK',
-      /tasks\[1\]\.prompt: .*tasks\[2\]\.task: .*tasks\[3\]\.kind: /s,
+      /tasks\[1\]\.prompt: .*tasks\[2\]: .*tasks\[3\]\.kind: /s,
     ],
     [() => supervisor.rollout([good!, good!]), 'DUPLICATE_TASK', /tasks\[1\]\.id: .*"t0"/],
     [
