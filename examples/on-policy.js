@@ -36,15 +36,15 @@ for (let step = 1; step <= 4; step++) {
     })
   const versions = groups.flatMap((group) => group.completions.flatMap((each) => each.versions))
   const old = versions.filter(({ version }) => version !== supervisor.version).length
-  const { carried } = supervisor.getSnapshot().waiting
-  console.log(
-    `step ${step}: ${advantages.length} groups, ${old} spans of older weights, ${carried} samples carried over`,
-  )
 
   // Your optimiser turns tokens, log-probabilities and advantages into new weights.
   const path = await mkdtemp(join(tmpdir(), 'weights-'))
   await saveWeights(path, createTinyWeights({ seed: step }))
   await supervisor.updateWeights({ version: step, path })
+  const { carried } = supervisor.getSnapshot().waiting
+  console.log(
+    `step ${step}: ${advantages.length} groups, ${old} spans of older weights, ${carried} samples carried over`,
+  )
 }
 
 await supervisor.close() // cancels what is still carried

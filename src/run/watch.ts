@@ -3,7 +3,7 @@
  * armed for the nearest deadline and, when it fires early because tokens came or time stood still (pace.ts), for the next one.
  */
 import { RolloutError, type RolloutErrorCode } from '../errors.ts'
-import { waitAgain } from './again.ts'
+import { exhaust, waitAgain } from './again.ts'
 import { detach } from './detach.ts'
 import { blame } from './health.ts'
 import type { Attempt, Run } from './run.ts'
@@ -14,7 +14,7 @@ interface Deadline {
   /** In time that counts. */
   readonly at: number
   readonly code: RolloutErrorCode
-  readonly option: string
+  readonly option: 'firstTokenMs' | 'progressMs' | 'totalMs'
 }
 
 export function watch(run: Run, attempt: Attempt): void {
@@ -60,7 +60,7 @@ function expire(run: Run, attempt: Attempt, { code, option }: Deadline): void {
   const { instance } = attempt
   const error = new RolloutError(
     code,
-    `${sample.task.id}/${sample.index} on instance ${instance.id} passed its ${option}`,
+    `${sample.task.id}/${sample.index} on instance ${instance.id} passed its ${option}, ${run.options.timeouts[option]} ms`,
     { instance: instance.id },
   )
   if (code === 'TOTAL_TIMEOUT') {
@@ -71,16 +71,7 @@ function expire(run: Run, attempt: Attempt, { code, option }: Deadline): void {
   blame(run, instance, error)
   detach(run, attempt, 'timedOut', 'failed')
   if (sample.fruitless >= run.options.attempts) {
-    settle(
-      run,
-      sample,
-      'failed',
-      new RolloutError(
-        'ATTEMPTS_EXHAUSTED',
-        `${run.options.attempts} attempts in a row of ${sample.task.id}/${sample.index} yielded no new token`,
-        { cause: error },
-      ),
-    )
+    exhaust(run, sample, error)
   } else {
     waitAgain(run, attempt, sample, 'retry')
     wake(run, 'queue.changed')

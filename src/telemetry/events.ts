@@ -34,7 +34,7 @@ interface At {
 
 /** Something happened to a sample. */
 export type SampleEvent = At & { readonly taskId: string; readonly sample: number; readonly kind: TaskKind } & (
-    | { readonly type: 'sample.queued'; readonly reason: 'submitted' | 'interrupted' | 'retry' | 'backoff' }
+    | { readonly type: 'sample.queued'; readonly reason: 'submitted' | 'interrupted' | 'retry' }
     | {
         readonly type: 'sample.placed'
         readonly instance: string

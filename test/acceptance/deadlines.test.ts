@@ -21,7 +21,16 @@ describe('deadlines under a lease (decision 18)', () => {
     simulation.server('b').freeze()
     const stuck = supervisor.submit({ prompt: [1, 5] })
     const { completions } = await clock.run(stuck.result)
-    expect(completions[0]).toMatchObject({ outcome: 'failed', error: { code: 'ATTEMPTS_EXHAUSTED' } })
+    expect(completions[0]).toMatchObject({
+      outcome: 'failed',
+      error: {
+        code: 'ATTEMPTS_EXHAUSTED',
+        message: expect.stringMatching(
+          /^3 attempts in a row of .* yielded no new token; the last: .* firstTokenMs, 200 ms$/,
+        ),
+        cause: { code: 'FIRST_TOKEN_TIMEOUT' },
+      },
+    })
     expect(completions[0]!.segments.length).toBe(3)
     expect(await closeSimulation(simulation)).toBe(0)
   })
@@ -40,8 +49,11 @@ describe('deadlines under a lease (decision 18)', () => {
     const rollout = supervisor.submit({ prompt: [7, 10] })
     await clock.advance(45)
     const at = supervisor.getSnapshot().instances.find(({ running }) => running === 1)!.id
+    const faults: string[] = []
+    supervisor.events$.subscribe((event) => event.type === 'instance.fault' && faults.push(event.error.code))
     simulation.server(at).freeze()
     const { completions } = await clock.run(rollout.result)
+    expect(faults).toEqual(['PROGRESS_TIMEOUT'])
     expect(completions[0]!.tokenIds.length).toBe(10)
     expect(completions[0]!.segments.map(({ start, end, reason }) => [start, end, reason])).toEqual([
       [0, 4, 'timedOut'],

@@ -24,12 +24,17 @@ test('a server that stands still is found after watchdogMs, also where it has a 
   const { clock, supervisor, server } = simulation
   const rollout = supervisor.submit({ prompt: [1, 50] })
   await clock.advance(25)
+  const faults: unknown[] = []
+  supervisor.events$.subscribe((event) => {
+    if (event.type === 'instance.fault') faults.push([event.instance, event.error.code])
+  })
   server('a').freeze()
   const { completions } = await clock.run(rollout.result)
   const [first, second] = completions[0]!.segments
   expect([first!.instance, first!.reason, second!.instance]).toEqual(['a', 'timedOut', 'b'])
   // Its first token came after 10 ms.
   expect(first!.endedAt).toBe(10 + WATCHDOG_MS)
+  expect(faults[0]).toEqual(['a', 'STALLED'])
   expect(completions[0]!.outcome).toBe('completed')
   expect(await closeSimulation(simulation)).toBe(0)
 })
