@@ -17,8 +17,6 @@ export interface ChunkDecoder {
   read(events: readonly string[]): Chunk | null
   /** The error that an event carried, if one did. Read after `read`. */
   readonly failure: RolloutError | null
-  /** True where the decoder has set an end that the server knows nothing of: the socket is closed at once. */
-  readonly cut?: boolean
 }
 
 export interface ChunkRequest {
@@ -192,9 +190,10 @@ export class ChunkReader implements ExchangeEvents {
       return
     }
     if (chunk.finishReason === null) return
-    const cut = this.#request.decoder.cut === true
-    this.#close(null, cut)
-    if (cut || this.#over) return
+    // The server would go on for nobody.
+    const isCut = chunk.isCut === true
+    this.#close(null, isCut)
+    if (isCut || this.#over) return
     // The socket is worth keeping: let the server end the stream.
     this.#linger = this.#request.clock.setTimeout(() => this.#exchange?.abort(), LINGER_MS)
     this.resume()

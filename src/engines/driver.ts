@@ -63,6 +63,11 @@ export interface GenerateRequest {
   /** `maxTokens` is what is left of the budget; `seed` is this segment's own. */
   readonly sampling: CheckedSampling
   /**
+   * When resuming: the end of the text so far, where a stop string has begun there. Servers look for stop strings in new text only, so a driver
+   * looks for those that begin here by itself (`isCut`); one that does not, leaves them unfound.
+   */
+  readonly textBefore?: string | undefined
+  /**
    * Called when response headers have arrived: from then on the server knows the id, and an abort by it finds the request. A driver that
    * does not call it costs an interruption a repeated abort, nothing else.
    */
@@ -83,6 +88,13 @@ export interface Chunk {
   readonly text: string | null
   /** Set on the last chunk only. 'abort' is an interruption, not a completion (F12). */
   readonly finishReason: FinishReason | 'abort' | null
+  /** True on a last chunk whose end the driver has set and the server knows nothing of: its slot is free when the server says so. */
+  readonly isCut?: boolean
+  /**
+   * How many of the last tokens so far are in no text yet, because they end inside a character, where the engine cannot go on from there: an
+   * interrupted sample goes on from before them. @default 0
+   */
+  readonly hidden?: number
   /** Spans over all tokens of the attempt, on the last chunk, where the engine gives them. */
   readonly versions: readonly WireSpan[] | null
 }

@@ -5,7 +5,8 @@
  * are counted (`tokens_predicted`) and never named. A token that nobody knows must not be left out (I8), so the attempt is cut where its
  * tokens have a gap, and is an interruption: the sample goes on from the tokens before it. A gap at the very end is only a shorter output.
  *
- * The server has no stop ids. They are enforced here: the sample ends with such a token and the socket is closed.
+ * The server has no stop ids, and holds back text that may become a stop string, which is lost where the socket is closed meanwhile. Both are
+ * enforced here: the sample ends with such a token and the socket is closed.
  */
 import type { RolloutError } from '../errors.ts'
 import { isRecord } from '../problems.ts'
@@ -15,11 +16,16 @@ import type { Chunk } from './driver.ts'
 import { excerpt, messageIn, type Peer, streamFault } from './faults.ts'
 import { asRecord, asRecords, type Json } from './json.ts'
 import { COMPLETION } from './llama-server-request.ts'
+import type { StopWatch } from './stop-watch.ts'
 
-export function llamaServerDecoder(peer: Peer, { stopTokenIds, ignoreEos }: CheckedSampling): ChunkDecoder {
+export function llamaServerDecoder(
+  peer: Peer,
+  { stopTokenIds, ignoreEos }: Pick<CheckedSampling, 'stopTokenIds' | 'ignoreEos'>,
+  stops: StopWatch | null,
+): ChunkDecoder {
   const stopIds = new Set(ignoreEos ? [] : stopTokenIds)
   let failure: RolloutError | null = null
-  let cut = false
+  let isCut = false
   let received = 0
   let tokenIds: number[] = []
   let logprobs: number[] = []
@@ -45,7 +51,9 @@ export function llamaServerDecoder(peer: Peer, { stopTokenIds, ignoreEos }: Chec
     }
     const found = asRecords(event.completion_probabilities)
     if (found.length !== ids.length) throw new Error(`${found.length} log-probabilities of ${ids.length} tokens`)
-    if (typeof event.content === 'string') text = (text ?? '') + event.content
+    const said = typeof event.content === 'string' ? event.content : ''
+    const stop = stops === null ? null : stops.read(said, ids.length, null)
+    text = (text ?? '') + (stop === null ? said : said.slice(0, stop.characters))
     for (const [index, id] of ids.entries()) {
       if (typeof id !== 'number') throw new Error(`a token that is ${JSON.stringify(excerpt(data, peer))}`)
       tokenIds.push(id)
@@ -56,12 +64,13 @@ export function llamaServerDecoder(peer: Peer, { stopTokenIds, ignoreEos }: Chec
         return
       }
     }
+    if (stop !== null) end('stop')
   }
 
   /** The server does not know that this is the end. */
   function end(reason: 'stop' | 'abort'): void {
     finish = reason
-    cut = true
+    isCut = true
   }
 
   function readEnd(event: Json): void {
@@ -92,9 +101,6 @@ export function llamaServerDecoder(peer: Peer, { stopTokenIds, ignoreEos }: Chec
     get failure() {
       return failure
     },
-    get cut() {
-      return cut
-    },
     read(events) {
       tokenIds = []
       logprobs = []
@@ -104,7 +110,7 @@ export function llamaServerDecoder(peer: Peer, { stopTokenIds, ignoreEos }: Chec
         readEvent(data)
       }
       if (tokenIds.length === 0 && finish === null && (text === null || text === '')) return null
-      return { tokenIds, logprobs, text, finishReason: finish, versions: null }
+      return { tokenIds, logprobs, text, finishReason: finish, isCut, versions: null }
     },
   }
 }

@@ -24,7 +24,6 @@ export function completionBody({ prompt, sampling }: GenerateRequest): string {
     repeat_penalty: 1,
     frequency_penalty: 0,
     presence_penalty: 0,
-    stop: sampling.stop,
     ignore_eos: sampling.ignoreEos,
     // Of the sampled token only.
     n_probs: 1,

@@ -11,6 +11,7 @@ import { llamaServerDecoder } from './llama-server-events.ts'
 import { type LoadRoute, probeLlamaServer, readLoad } from './llama-server-probe.ts'
 import { COMPLETION, completionBody } from './llama-server-request.ts'
 import { refusesChat } from './refusals.ts'
+import { createStopWatch } from './stop-watch.ts'
 import { createTransport, jsonOf } from './transport.ts'
 
 export function createLlamaServerDriver(options: DriverOptions): EngineDriver {
@@ -33,7 +34,9 @@ export function createLlamaServerDriver(options: DriverOptions): EngineDriver {
     generate: generateBy((request) => {
       const refusal = refuses(request)
       if (refusal !== null) throw fault('REQUEST_REJECTED', peer, `POST ${COMPLETION}: ${refusal}`)
-      const decoder = llamaServerDecoder(peer, request.sampling)
+      const { textBefore, sampling } = request
+      const stops = createStopWatch({ textBefore, sampling, finds: 'all', heedsMinTokens: false })
+      const decoder = llamaServerDecoder(peer, sampling, stops)
       return { transport, clock, path: COMPLETION, body: completionBody(request), decoder }
     }),
     /** It has no route for this: closing the socket of the stream ends the request. */

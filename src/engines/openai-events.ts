@@ -10,16 +10,24 @@ import type { Chunk } from './driver.ts'
 import { excerpt, messageIn, type Peer, streamFault } from './faults.ts'
 import { asRecord, type Json } from './json.ts'
 import type { OpenaiRoute } from './openai-request.ts'
+import type { StopWatch } from './stop-watch.ts'
 
 const DONE = '[DONE]'
 
-/** `tokenIds` says whether every token must have an id. */
-export function openaiDecoder(peer: Peer, route: OpenaiRoute, wantsIds: boolean): ChunkDecoder {
+/** `wantsIds` says whether every token must have an id; only then there is anything to go on from, and a stop string that began before. */
+export function openaiDecoder(
+  peer: Peer,
+  route: OpenaiRoute,
+  wantsIds: boolean,
+  stops: StopWatch | null,
+): ChunkDecoder {
   let failure: RolloutError | null = null
   let tokenIds: number[] = []
   let logprobs: number[] = []
   let text: string | null = null
   let finish: Chunk['finishReason'] = null
+  let isCut = false
+  let hidden = 0
 
   function readEvent(data: string): void {
     if (data === DONE) {
@@ -41,12 +49,23 @@ export function openaiDecoder(peer: Peer, route: OpenaiRoute, wantsIds: boolean)
   function readChoice(choice: Json): void {
     const delta = asRecord(choice.delta)
     const said = choice.text ?? delta.content
-    if (typeof said === 'string' && said !== '') text = (text ?? '') + said
+    const had = tokenIds.length
+    if (wantsIds) readTokens(choice)
+    const count = tokenIds.length - had
+    const reason = choice.finish_reason
+    const end = stops?.isOpen && typeof said === 'string' ? stops.read(said, count, piecesOf(choice, count)) : null
+    if (end !== null) {
+      tokenIds.length = had + end.tokens
+      logprobs.length = tokenIds.length
+      finish = 'stop'
+      isCut = typeof reason !== 'string'
+    }
+    hidden = said === '' ? hidden + count : 0
+    if (typeof said === 'string' && said !== '')
+      text = (text ?? '') + (end === null ? said : said.slice(0, end.characters))
     // Thinking, refusals and tool calls are no text of the sample, but they are progress.
     else if (Object.keys(delta).some((key) => key !== 'role' && key !== 'content' && !isEmpty(delta[key]))) text ??= ''
-    if (wantsIds) readTokens(choice)
-    const reason = choice.finish_reason
-    if (typeof reason !== 'string') return
+    if (typeof reason !== 'string' || finish !== null) return
     finish = finishOf(reason)
     // An output without text is a text.
     text ??= ''
@@ -88,9 +107,17 @@ export function openaiDecoder(peer: Peer, route: OpenaiRoute, wantsIds: boolean)
         readEvent(data)
       }
       if (tokenIds.length === 0 && finish === null && text === null) return null
-      return { tokenIds, logprobs, text, finishReason: finish, versions: null }
+      return { tokenIds, logprobs, text, finishReason: finish, isCut, hidden, versions: null }
     },
   }
+}
+
+/** The text of each token by itself. */
+function piecesOf({ logprobs }: Json, count: number): string[] | null {
+  const { tokens } = asRecord(logprobs)
+  return Array.isArray(tokens) && tokens.length === count && tokens.every((token) => typeof token === 'string')
+    ? tokens
+    : null
 }
 
 function finishOf(reason: string): Chunk['finishReason'] {

@@ -78,5 +78,8 @@ function extensions({ topK, minP, minTokens, maxTokens, stopTokenIds, ignoreEos 
     stop_token_ids: ignoreEos ? [] : stopTokenIds,
     ignore_eos: ignoreEos,
     skip_special_tokens: false,
+    // The text must say what the tokens say; vLLM's word for it, and SGLang's.
+    include_stop_str_in_output: true,
+    no_stop_trim: true,
   }
 }

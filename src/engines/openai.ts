@@ -9,6 +9,7 @@ import { fault } from './faults.ts'
 import { openaiDecoder } from './openai-events.ts'
 import { probeOpenai } from './openai-probe.ts'
 import { CHAT, type OpenaiWays, openaiBody, problemOf, routeOf } from './openai-request.ts'
+import { createStopWatch } from './stop-watch.ts'
 import { createTransport } from './transport.ts'
 
 export function createOpenaiDriver(options: DriverOptions): EngineDriver {
@@ -39,7 +40,9 @@ export function createOpenaiDriver(options: DriverOptions): EngineDriver {
       const path = routeOf(prompt)
       const problem = problemOf(request, ways)
       if (problem !== null) throw fault('REQUEST_REJECTED', peer, `POST ${path}: ${problem}`)
-      const decoder = openaiDecoder(peer, path, path !== CHAT && ways.tokenIds)
+      const { textBefore, sampling } = request
+      const stops = createStopWatch({ textBefore, sampling, finds: 'begunBefore', heedsMinTokens: true })
+      const decoder = openaiDecoder(peer, path, path !== CHAT && ways.tokenIds, stops)
       return { transport, clock, path, body: openaiBody(request, ways), decoder }
     }),
     /** There is no route for this: closing the socket of the stream ends the request, on servers that look. */

@@ -7,19 +7,34 @@
  */
 import type { RolloutError } from '../errors.ts'
 import { isRecord } from '../problems.ts'
+import { endOfStop } from '../rollout/stop-text.ts'
+import type { CheckedSampling } from '../rollout/task.ts'
 import type { ChunkDecoder } from './chunk-reader.ts'
 import type { Chunk, WireSpan } from './driver.ts'
 import { excerpt, messageIn, type Peer, streamFault } from './faults.ts'
+import type { StopWatch } from './stop-watch.ts'
 
 const DONE = '[DONE]'
 /** Cut-off UTF-8: the next token may turn it into a character. */
 const INCOMPLETE = /\ufffd+$/
 
-/** `deltas` is what the server said at its last probe; it decides only where an event has no `completion_tokens`. */
-export function sglangDecoder(peer: Peer, deltas: boolean): ChunkDecoder {
+export interface SglangStream {
+  readonly peer: Peer
+  /** What the server said at its last probe; it decides only where an event has no `completion_tokens`. */
+  readonly deltas: boolean
+  readonly sampling: Pick<CheckedSampling, 'stop' | 'stopTokenIds' | 'ignoreEos'>
+  readonly stops: StopWatch | null
+  /** Tokens that end a sample on this server without being asked to. It names none: they are learnt from samples that end so. */
+  readonly endIds: Set<number>
+}
+
+export function sglangDecoder({ peer, deltas, sampling, stops, endIds }: SglangStream): ChunkDecoder {
   let form: 'unknown' | 'cumulative' | 'deltas' = 'unknown'
   /** Tokens delivered. */
   let seen = 0
+  /** As much of the text as matters for stop strings. */
+  let tail = ''
+  const longest = Math.max(0, ...sampling.stop.map(({ length }) => length))
   let textSent = 0
   let textHeld = ''
   /** Label of all events so far; null where it is missing or changed on the way. */
@@ -29,6 +44,7 @@ export function sglangDecoder(peer: Peer, deltas: boolean): ChunkDecoder {
   let logprobs: number[] = []
   let text: string | null = null
   let finish: Chunk['finishReason'] = null
+  let isCut = false
   let versions: readonly WireSpan[] | null = null
 
   function readEvent(data: string): void {
@@ -41,12 +57,40 @@ export function sglangDecoder(peer: Peer, deltas: boolean): ChunkDecoder {
     const meta = event.meta_info
     if (!isRecord(meta)) throw new Error(`an event without meta_info: ${JSON.stringify(excerpt(data, peer))}`)
     const reason = isRecord(meta.finish_reason) ? meta.finish_reason : null
+    const had = tokenIds.length
     const skipped = readTokens(event.output_ids, meta, reason?.type === 'abort')
-    readText(event.text, skipped === 0 && form === 'deltas', reason !== null)
+    const fresh = readText(event.text, skipped === 0 && form === 'deltas', reason !== null)
     if (typeof meta.weight_version !== 'string') label = null
     else if (label === undefined) label = meta.weight_version
     else if (label !== meta.weight_version) label = null
-    if (reason !== null) readEnd(reason, meta)
+    const hasNew = tokenIds.length > had
+    if (reason !== null) readEnd(reason, meta, hasNew)
+    if (fresh === null) return
+    const known = stops?.isOpen ? untilStop(stops, fresh, meta, had) : fresh
+    text = (text ?? '') + (finish === 'abort' && hasNew ? untilUnseenStop(known) : known)
+    if (longest > 0) tail = (tail + known).slice(-longest)
+  }
+
+  /** The one more token that an aborted request gets may complete a stop string (`endsWithItsLast`). */
+  function untilUnseenStop(fresh: string): string {
+    const end = endOfStop(tail + fresh, sampling.stop, tail.length)
+    if (end === -1) return fresh
+    finish = 'stop'
+    return fresh.slice(0, end - tail.length)
+  }
+
+  /** Ends the stream at a stop string that began before it. */
+  function untilStop(watch: StopWatch, fresh: string, meta: Record<string, unknown>, had: number): string {
+    const count = tokenIds.length - had
+    const end = watch.read(fresh, count, piecesOf(meta.output_token_logprobs, count))
+    if (end === null || failure !== null) return fresh
+    tokenIds.length = had + end.tokens
+    logprobs.length = Math.min(logprobs.length, tokenIds.length)
+    seen -= count - end.tokens
+    isCut = finish === null
+    finish = 'stop'
+    versions ??= labelSpan()
+    return fresh.slice(0, end.characters)
   }
 
   /** Returns how many tokens of the event's list were delivered before. */
@@ -82,21 +126,23 @@ export function sglangDecoder(peer: Peer, deltas: boolean): ChunkDecoder {
     return skip
   }
 
-  function readText(sent: unknown, delta: boolean, final: boolean): void {
-    if (typeof sent !== 'string') return
+  /** What is new of it. */
+  function readText(sent: unknown, delta: boolean, final: boolean): string | null {
+    if (typeof sent !== 'string') return null
     if (delta) {
-      text = (text ?? '') + textHeld + sent
-      textSent += textHeld.length + sent.length
+      const fresh = textHeld + sent
+      textSent += fresh.length
       textHeld = ''
-      return
+      return fresh
     }
     const stable = final ? sent : sent.replace(INCOMPLETE, '')
-    text = (text ?? '') + stable.slice(textSent)
+    const fresh = stable.slice(textSent)
     textSent = Math.max(textSent, stable.length)
     textHeld = sent.slice(stable.length)
+    return fresh
   }
 
-  function readEnd(reason: Record<string, unknown>, meta: Record<string, unknown>): void {
+  function readEnd(reason: Record<string, unknown>, meta: Record<string, unknown>, hasNew: boolean): void {
     const { type } = reason
     if (type === 'abort' && typeof reason.status_code === 'number') {
       fail(reason.status_code, reason.message)
@@ -104,9 +150,20 @@ export function sglangDecoder(peer: Peer, deltas: boolean): ChunkDecoder {
     }
     if (type !== 'stop' && type !== 'length' && type !== 'abort')
       throw new Error(`the finish reason ${JSON.stringify(type)}`)
-    finish = type
-    versions =
-      spansOf(meta.weight_versions) ?? (typeof label === 'string' ? [{ version: label, start: 0, end: seen }] : null)
+    finish = type === 'abort' && hasNew && endsWithItsLast() ? 'stop' : type
+    if (type === 'stop' && typeof reason.matched === 'number' && !sampling.stopTokenIds.includes(reason.matched))
+      endIds.add(reason.matched)
+    versions = spansOf(meta.weight_versions) ?? labelSpan()
+  }
+
+  /** A running request takes part in one more step after its abort, and nobody looks at what came of it. */
+  function endsWithItsLast(): boolean {
+    const last = tokenIds[tokenIds.length - 1]!
+    return !sampling.ignoreEos && (endIds.has(last) || sampling.stopTokenIds.includes(last))
+  }
+
+  function labelSpan(): WireSpan[] | null {
+    return typeof label === 'string' ? [{ version: label, start: 0, end: seen }] : null
   }
 
   function readError(event: Record<string, unknown>): void {
@@ -138,9 +195,18 @@ export function sglangDecoder(peer: Peer, deltas: boolean): ChunkDecoder {
         if (data !== undefined) readEvent(data)
       }
       if (tokenIds.length === 0 && finish === null && (text === null || text === '')) return null
-      return { tokenIds, logprobs, text, finishReason: finish, versions }
+      return { tokenIds, logprobs, text, finishReason: finish, isCut, versions }
     },
   }
+}
+
+/** The text of each of the last tokens by itself, where it was asked for. */
+function piecesOf(triples: unknown, count: number): string[] | null {
+  if (!Array.isArray(triples)) return null
+  const pieces: unknown[] = triples
+    .slice(triples.length - count)
+    .map((triple) => (Array.isArray(triple) ? triple[2] : null))
+  return pieces.every((piece) => typeof piece === 'string') ? pieces : null
 }
 
 function spansOf(value: unknown): WireSpan[] | null {

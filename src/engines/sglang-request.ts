@@ -14,7 +14,7 @@ function streamInterval(maxTokens: number): number {
 }
 
 /** JSON text. `deltas` says that the server was started with `--incremental-streaming-output`. */
-export function generateBody({ requestId, prompt, sampling }: GenerateRequest, deltas: boolean): string {
+export function generateBody({ requestId, prompt, sampling, textBefore }: GenerateRequest, deltas: boolean): string {
   const rest = JSON.stringify({
     rid: requestId,
     stream: true,
@@ -22,6 +22,8 @@ export function generateBody({ requestId, prompt, sampling }: GenerateRequest, d
     // Of the output only.
     logprob_start_len: -1,
     top_logprobs_num: 0,
+    // Several tokens may come at once, of which one completes a stop string.
+    ...(textBefore === undefined ? {} : { return_text_in_logprobs: true }),
     sampling_params: {
       n: 1,
       max_new_tokens: sampling.maxTokens,

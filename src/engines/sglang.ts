@@ -12,6 +12,7 @@ import { sglangDecoder } from './sglang-events.ts'
 import { createSglangMemory } from './sglang-memory.ts'
 import { probeSglang } from './sglang-probe.ts'
 import { generateBody } from './sglang-request.ts'
+import { createStopWatch } from './stop-watch.ts'
 import { createTransport, jsonOf } from './transport.ts'
 
 /** Reading hundreds of gigabytes from a network disk; the update's own deadline is the caller's signal. */
@@ -36,6 +37,7 @@ export function createSglangDriver(options: DriverOptions): EngineDriver {
   /** Of the last probe. */
   let deltas = false
   let vocabularySize: number | null = null
+  const endIds = new Set<number>()
 
   async function post(path: string, body: object, signal: AbortSignal | undefined, deadlineMs?: number) {
     return transport.call({ method: 'POST', path, body, signal, ...(deadlineMs === undefined ? {} : { deadlineMs }) })
@@ -91,8 +93,9 @@ export function createSglangDriver(options: DriverOptions): EngineDriver {
       const refusal = refusesChat(request)
       if (refusal !== null) throw fault('REQUEST_REJECTED', peer, `POST /generate: ${refusal}`)
       const body = generateBody(request, deltas)
-      const decoder = sglangDecoder(peer, deltas)
-      const { onAccepted } = request
+      const { onAccepted, sampling, textBefore } = request
+      const stops = createStopWatch({ textBefore, sampling, finds: 'begunBefore', heedsMinTokens: false })
+      const decoder = sglangDecoder({ peer, deltas, sampling, stops, endIds })
       return { transport, clock, path: '/generate', body, decoder, onAccepted }
     }),
     onHangUp: (listener) => transport.onHangUp(listener),

@@ -10,6 +10,7 @@ import type { ChunkDecoder } from './chunk-reader.ts'
 import type { Chunk, WireSpan } from './driver.ts'
 import { excerpt, messageIn, type Peer, streamFault } from './faults.ts'
 import { asRecord, type Json } from './json.ts'
+import type { StopWatch } from './stop-watch.ts'
 import type { Route } from './vllm-request.ts'
 
 const DONE = '[DONE]'
@@ -21,14 +22,18 @@ export interface VllmStream {
   readonly logprobs: boolean
   /** False where nobody can set the version of the weights, so that its label means nothing. */
   readonly versions: boolean
+  readonly stops: StopWatch | null
 }
 
-export function vllmDecoder({ peer, route, logprobs: wanted, versions: labelled }: VllmStream): ChunkDecoder {
+export function vllmDecoder({ peer, route, logprobs: wanted, versions: labelled, stops }: VllmStream): ChunkDecoder {
   let failure: RolloutError | null = null
   let tokenIds: number[] = []
   let logprobs: number[] = []
   let text: string | null = null
   let finish: Chunk['finishReason'] = null
+  let isCut = false
+  /** Its tokenizer holds back what ends inside a character. Sent as a prompt, it would decode all of the prompt into the text. */
+  let hidden = 0
   let versions: readonly WireSpan[] | null = null
 
   function readEvent(data: string): void {
@@ -49,8 +54,9 @@ export function vllmDecoder({ peer, route, logprobs: wanted, versions: labelled 
   }
 
   function readChoice(choice: Json): void {
-    readTokens(choice)
-    if (typeof choice.text === 'string') text = (text ?? '') + choice.text
+    const count = readTokens(choice)
+    if (typeof choice.text === 'string') readText(choice.text, count, choice)
+    if (finish !== null) return
     switch (choice.finish_reason) {
       case null:
       case undefined:
@@ -70,14 +76,29 @@ export function vllmDecoder({ peer, route, logprobs: wanted, versions: labelled 
     if (labelled) versions = spansOf(choice.weight_versions)
   }
 
-  function readTokens(choice: Json): void {
+  function readText(said: string, count: number, choice: Json): void {
+    const pieces = count > 1 ? piecesOf(choice.logprobs) : null
+    const end = stops?.isOpen ? stops.read(said, count, pieces) : null
+    if (end !== null) {
+      tokenIds.length -= count - end.tokens
+      logprobs.length = Math.min(logprobs.length, tokenIds.length)
+      finish = 'stop'
+      isCut = typeof choice.finish_reason !== 'string'
+      if (labelled) versions = spansOf(choice.weight_versions)
+    }
+    text = (text ?? '') + (end === null ? said : said.slice(0, end.characters))
+    hidden = said === '' ? hidden + count : hiddenOf(pieces)
+  }
+
+  /** @returns how many */
+  function readTokens(choice: Json): number {
     const ids: unknown = choice.token_ids ?? []
     if (!Array.isArray(ids)) throw new Error(`token ids that are ${typeof ids}`)
     // Before a stream's first token, and with its last event, releases repeat log-probabilities of tokens that were sent before.
     if (ids.length === 0) {
       if (choice.token_ids === undefined && choice.text !== undefined && choice.text !== '')
         throw new Error('text without token ids: a release that does not know return_token_ids')
-      return
+      return 0
     }
     const values = wanted ? logprobsOf(choice.logprobs) : []
     if (wanted && values.length !== ids.length)
@@ -87,6 +108,7 @@ export function vllmDecoder({ peer, route, logprobs: wanted, versions: labelled 
       tokenIds.push(id)
     }
     logprobs.push(...values)
+    return ids.length
   }
 
   function readError(event: Json): void {
@@ -108,7 +130,7 @@ export function vllmDecoder({ peer, route, logprobs: wanted, versions: labelled 
         readEvent(data)
       }
       if (tokenIds.length === 0 && finish === null && (text === null || text === '')) return null
-      return { tokenIds, logprobs, text, finishReason: finish, versions }
+      return { tokenIds, logprobs, text, finishReason: finish, isCut, hidden, versions }
     },
   }
 }
@@ -118,6 +140,24 @@ function logprobsOf(value: unknown): number[] {
   const { content, token_logprobs } = asRecord(value)
   if (Array.isArray(content)) return content.map((entry) => numberOf(asRecord(entry).logprob))
   return Array.isArray(token_logprobs) ? token_logprobs.map(numberOf) : []
+}
+
+/** The text of each token by itself. */
+function piecesOf(value: unknown): string[] | null {
+  const { content, tokens } = asRecord(value)
+  const pieces: unknown[] | null = Array.isArray(content)
+    ? content.map((entry) => asRecord(entry).token)
+    : Array.isArray(tokens)
+      ? tokens
+      : null
+  return pieces?.every((piece) => typeof piece === 'string') === true ? pieces : null
+}
+
+/** Tokens at the end that are a part of a character, where several came at once. */
+function hiddenOf(pieces: readonly string[] | null): number {
+  if (pieces === null) return 0
+  const last = pieces.findLastIndex((piece) => piece !== '' && !piece.endsWith('\ufffd'))
+  return pieces.length - 1 - last
 }
 
 function numberOf(value: unknown): number {

@@ -9,6 +9,7 @@ import { fault, statusFault } from './faults.ts'
 import { sumGauges } from './gauges.ts'
 import { asRecord } from './json.ts'
 import { refusesChat } from './refusals.ts'
+import { createStopWatch } from './stop-watch.ts'
 import { createTransport, jsonOf } from './transport.ts'
 import { createVllmControl } from './vllm-control.ts'
 import { vllmDecoder } from './vllm-events.ts'
@@ -61,7 +62,9 @@ export function createVllmDriver(options: DriverOptions): EngineDriver {
       if (refusal !== null) throw fault('REQUEST_REJECTED', peer, `POST ${path}: ${refusal}`)
       const body = path === GENERATE ? generateBody(request, ways.text) : completionsBody(request)
       const { logprobs, labelled: versions } = ways
-      const decoder = vllmDecoder({ peer, route: path, logprobs, versions })
+      const { textBefore, sampling } = request
+      const stops = createStopWatch({ textBefore, sampling, finds: 'begunBefore', heedsMinTokens: true })
+      const decoder = vllmDecoder({ peer, route: path, logprobs, versions, stops })
       return { transport, clock, path, body, decoder, onAccepted: request.onAccepted }
     }),
     async abort(requestId, signal) {

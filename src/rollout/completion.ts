@@ -34,7 +34,10 @@ export interface Segment {
   readonly start: number
   readonly end: number
   readonly reason: SegmentEnd
-  /** Tokens it produced that were thrown away, because the sample began again after it; `end` is then `start`. */
+  /**
+   * Tokens it produced that were thrown away: all of them, because the sample began again after it (`end` is then `start`); or the last few, because
+   * they ended inside a character, where its engine could not go on from.
+   */
   readonly dropped?: number
   readonly placedAt: number
   readonly firstTokenAt: number | null

@@ -75,6 +75,8 @@ export interface Output {
   hasLogprobs: boolean
   basis: LogprobBasis
   text: string | null
+  /** Tokens at its end that are in no text, because they end inside a character: an interrupted sample does not go on from them. */
+  hidden: number
   spans: VersionSpan[]
 }
 
@@ -119,6 +121,7 @@ export function outputOf(sample: Sample): Output {
     hasLogprobs: true,
     basis: 'sampled',
     text: null,
+    hidden: 0,
     spans: [],
   }
   return sample.output
@@ -153,6 +156,27 @@ function grow(output: Output, atLeast: number): void {
   logprobs.set(output.logprobs)
   output.tokenIds = tokenIds
   output.logprobs = logprobs
+}
+
+/** Forgets the tokens that are in no text, of its last segment. @returns how many */
+export function dropHidden(sample: Sample): number {
+  const { output } = sample
+  if (output === null || output.hidden === 0) return 0
+  const dropped = output.hidden
+  output.hidden = 0
+  output.length -= dropped
+  const last = sample.segments.at(-1)!
+  sample.segments[sample.segments.length - 1] = {
+    ...last,
+    end: last.end - dropped,
+    dropped: (last.dropped ?? 0) + dropped,
+  }
+  output.spans = spansUntil(output.spans, output.length)
+  return dropped
+}
+
+export function spansUntil(spans: readonly VersionSpan[], end: number): VersionSpan[] {
+  return spans.filter((span) => span.start < end).map((span) => (span.end <= end ? span : { ...span, end }))
 }
 
 /** Forgets all tokens: the sample begins again. Its segments stay, empty, and say what was dropped. @returns how many tokens that were */

@@ -27,7 +27,7 @@ export interface Sampling {
   readonly topK?: number
   /** In [0, 1]. @default 0 */
   readonly minP?: number
-  /** A string that begins before an interruption and ends after it is not found: servers look at new output only. Stop ids are. */
+  /** The sample ends with the token that completes one of these, its text with the string; interruptions make no difference. */
   readonly stop?: readonly string[]
   readonly stopTokenIds?: readonly number[]
   /** Generate past the end-of-sequence token. @default false */

@@ -12,6 +12,7 @@ import { type DirectGenerate, directOf } from '../engines/direct.ts'
 import type { Chunk, GenerateRequest } from '../engines/driver.ts'
 import { RolloutError, toRolloutError } from '../errors.ts'
 import { append, outputOf, type Sample, tokenCount } from '../rollout/sample.ts'
+import { begunStop } from '../rollout/stop-text.ts'
 import { isTokenIds } from '../rollout/task.ts'
 import { backoffMs, decideRetry } from '../scheduling/retry.ts'
 import { segmentSeed } from '../scheduling/seed.ts'
@@ -22,7 +23,7 @@ import { endPassing, mayPass, tellReleased } from './handover.ts'
 import { askAgain, blame } from './health.ts'
 import { basisOf, formFor } from './misfit.ts'
 import { paceOf } from './pace.ts'
-import { type Attempt, type Instance, isMember, type Run } from './run.ts'
+import { type Attempt, can, type Instance, isMember, type Run } from './run.ts'
 import { part } from './segment.ts'
 import { settle } from './settle.ts'
 import { wake } from './wake.ts'
@@ -47,6 +48,7 @@ export function openAttempt(run: Run, sample: Sample, instance: Instance, lease:
     served,
     placedAt: now,
     start: tokenCount(sample),
+    textStart: sample.output?.text?.length ?? 0,
     version: instance.version,
     firstTokenAt: null,
     lastTokenAt: now,
@@ -147,6 +149,7 @@ function requestOf(attempt: Attempt, sample: Sample): GenerateRequest {
     requestId: attempt.requestId,
     onAccepted: () => accepted(attempt),
     prompt,
+    ...(done === 0 ? {} : { textBefore: begunStop(output!.text, sampling.stop) }),
     sampling:
       done === 0 && sampling.seed === null
         ? sampling
@@ -174,6 +177,7 @@ function receive(run: Run, attempt: Attempt, sample: Sample, chunk: Chunk): void
   sample.firstTokenAt ??= now
   const output = outputOf(sample)
   append(output, chunk.tokenIds, chunk.logprobs, chunk.text)
+  output.hidden = chunk.hidden ?? 0
   if (basisOf(sample, attempt.instance) === 'raw') output.basis = 'raw'
   if (sample.task.listeners !== null) {
     const { tokenIds, logprobs, text } = chunk
@@ -203,7 +207,20 @@ function finish(run: Run, attempt: Attempt, sample: Sample, last: Chunk): void {
   if (saysOtherWeights(attempt, last) && isMember(run, attempt.instance))
     attempt.instance.actor.send({ type: 'weights.lost' })
   settle(run, sample, 'completed', null, finishReason)
-  giveBack(run, attempt)
+  leave(run, attempt, last)
+}
+
+/** Gives the slot back; where the server does not know that the request has ended, when it has found out. */
+function leave(run: Run, attempt: Attempt, last: Chunk): void {
+  if (last.isCut !== true) {
+    giveBack(run, attempt)
+    return
+  }
+  const { instance, controller, requestId } = attempt
+  controller.abort()
+  // The socket is closed; somebody in between may not pass that on.
+  if (can(instance).abortById) instance.driver.abort(requestId).catch(() => {})
+  confirmEnded(run, attempt, () => giveBack(run, attempt))
 }
 
 /** A server that restarted between two requests is found by what its answer is stamped with. */
@@ -230,7 +247,7 @@ function interrupted(run: Run, attempt: Attempt, sample: Sample, last: Chunk): v
   } else {
     waitAgain(run, attempt, sample, 'interrupted', isEmpty ? backoffMs(sample.busy) : 0)
   }
-  giveBack(run, attempt)
+  leave(run, attempt, last)
 }
 
 /** Interrupted before its request was sent, or by closing its socket: the slot is free when the server says so. */

@@ -56,7 +56,9 @@ const ABORT_TRIES = 12
 
 /** Longer than any engine was seen to hold the slot of a closed stream. */
 const CLOSED_SOCKET_MS = 10_000
-const POLL_MS = 250
+/** Between two looks at a server's own count: servers that look at their sockets were seen to need 30 to 50 ms. */
+const FIRST_POLL_MS = 20
+const LAST_POLL_MS = 250
 
 /** Gives back once, also when the server is asked and never answers, and when the run is closed meanwhile. */
 export function confirmEnded(run: Run, attempt: Attempt, giveBack: () => void): void {
@@ -76,12 +78,14 @@ export function confirmEnded(run: Run, attempt: Attempt, giveBack: () => void): 
   }
   const late = run.clock.setTimeout(end, CLOSED_SOCKET_MS)
   run.onClosing.add(end)
+  let pauseMs = FIRST_POLL_MS
   const poll = async (): Promise<void> => {
     const counted = await countOf(attempt)
     if (isOver) return
     // In one step: of several that wait for the server's word, each count frees one.
     if (counted < accountedFor(attempt) || run.instances.get(instance.id) !== instance) end()
-    else attempt.watch = run.clock.setTimeout(() => void poll(), POLL_MS)
+    else attempt.watch = run.clock.setTimeout(() => void poll(), pauseMs)
+    pauseMs = Math.min(2 * pauseMs, LAST_POLL_MS)
   }
   void poll()
 }

@@ -103,6 +103,7 @@ function goOn(sample: Sample, saved: SavedSample, shiftMs: number): void {
     hasLogprobs: logprobs !== null,
     basis: tokens.basis,
     text: tokens.text,
+    hidden: 0,
     spans: tokens.versions.map((span) => ({ ...span })),
   }
 }

@@ -39,8 +39,9 @@ export interface Attempt {
   /** Attempts that had the controller before. */
   readonly served: number
   readonly placedAt: number
-  /** Tokens the sample had when it began. */
+  /** Tokens the sample had when it began, and characters of their text. */
   readonly start: number
+  readonly textStart: number
   /** Version of the instance when it began. */
   readonly version: number | null
   firstTokenAt: number | null

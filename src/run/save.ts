@@ -5,7 +5,7 @@
 import { RolloutError } from '../errors.ts'
 import { type Problem, problemList, type Report } from '../problems.ts'
 import type { Segment } from '../rollout/completion.ts'
-import { type LiveTask, type Output, type Sample, tokenCount } from '../rollout/sample.ts'
+import { type LiveTask, type Output, type Sample, spansUntil, tokenCount } from '../rollout/sample.ts'
 import {
   SAVED_FORMAT,
   SAVED_VERSION,
@@ -105,13 +105,16 @@ function saveSample(run: Run, sample: Sample): SavedSample {
 }
 
 function tokensOf(output: Output, attempt: Attempt | null): SavedTokens {
-  const { tokenIds, logprobs, length, hasLogprobs, basis, text } = output
+  const { tokenIds, logprobs, hasLogprobs, basis, text } = output
+  const length = output.length - output.hidden
   return {
     ids: encode(tokenIds, length),
     logprobs: hasLogprobs ? encode(logprobs, length) : null,
     basis,
     text,
-    versions: (attempt === null ? output.spans : spansSoFar(attempt, output)).map((span) => ({ ...span })),
+    versions: spansUntil(attempt === null ? output.spans : spansSoFar(attempt, output), length).map((span) => ({
+      ...span,
+    })),
   }
 }
 
@@ -121,7 +124,7 @@ function segmentOf(attempt: Attempt, sample: Sample, now: number): Segment {
     instance: attempt.instance.id,
     attempt: attempt.requestId,
     start: attempt.start,
-    end: tokenCount(sample),
+    end: tokenCount(sample) - (sample.output?.hidden ?? 0),
     reason: 'interrupted',
     placedAt: attempt.placedAt,
     firstTokenAt: attempt.firstTokenAt,

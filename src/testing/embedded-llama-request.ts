@@ -74,6 +74,7 @@ export function readLlamaBody(body: unknown, vocabularySize: number, contextLeng
       stopTokenIds: [],
       ignoreEos,
       ignoreStopIds: true,
+      minTokensHoldStops: false,
       seed: seed < 0 ? null : seed,
     },
   }

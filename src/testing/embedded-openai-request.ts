@@ -77,6 +77,7 @@ export function readOpenaiBody(
       stopTokenIds: [],
       ignoreEos: false,
       ignoreStopIds: true,
+      minTokensHoldStops: false,
       seed: seed < 0 ? null : seed,
     },
   }

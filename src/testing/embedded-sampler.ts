@@ -19,6 +19,8 @@ export interface EngineSampling {
   readonly ignoreEos: boolean
   /** Real engines differ in whether who ignores the end ignores stopTokenIds too. */
   readonly ignoreStopIds: boolean
+  /** vLLM lets stop strings pass that end within the least number of tokens; SGLang ends with them. */
+  readonly minTokensHoldStops: boolean
   /** Not every engine heeds it. */
   readonly seed: number | null
 }

@@ -46,18 +46,18 @@ export interface LiveSequence extends Sequence, KvCache {
   readonly changes: { version: string; tokens: number }[]
 }
 
-/** Why the sequence ends with its newest token, or null. The order is the real scheduler's: abort, length, token, text. */
+/** Why the sequence ends with its newest token, or null. The order is that of the real engines: abort, text, token, length. */
 export function finishOf({ tokenIds, sampling, maxNewTokens, abortAsked }: LiveSequence): Finish | null {
   if (abortAsked) return { type: 'abort', from: 'running' }
-  if (tokenIds.length >= maxNewTokens) return { type: 'length' }
-  const token = tokenIds[tokenIds.length - 1]!
-  if (token === EOS && !sampling.ignoreEos) return { type: 'stop', matched: token }
-  if (!sampling.ignoreStopIds && sampling.stopTokenIds.includes(token)) return { type: 'stop', matched: token }
-  for (const text of sampling.stop) {
+  const holdsStops = sampling.minTokensHoldStops && tokenIds.length <= sampling.minNewTokens
+  for (const text of holdsStops ? [] : sampling.stop) {
     // Text grows by one character a token at most, so a match can only be at the very end.
     if (endOfText(tokenIds, text.length) === text) return { type: 'stop', matched: text }
   }
-  return null
+  const token = tokenIds[tokenIds.length - 1]!
+  if (token === EOS && !sampling.ignoreEos) return { type: 'stop', matched: token }
+  if (!sampling.ignoreStopIds && sampling.stopTokenIds.includes(token)) return { type: 'stop', matched: token }
+  return tokenIds.length >= maxNewTokens ? { type: 'length' } : null
 }
 
 /** Which versions its tokens so far were sampled with, in order and without gaps. */

@@ -83,6 +83,7 @@ export function createSglangGenerate(
       id: ticket.id,
       promptTokens: promptTokenIds.length,
       logprobs: body.logprobs,
+      texts: body.texts,
       noStopTrim: body.noStopTrim,
       startedAt: performance.now(),
       weightVersion: () => manager.weightVersion,

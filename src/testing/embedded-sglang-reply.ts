@@ -3,6 +3,7 @@
  * or carry deltas. A long cumulative stream costs memory copies, not re-rendering: what was rendered once stays as bytes.
  */
 import type { ServerResponse } from 'node:http'
+import { begunLength } from '../rollout/stop-text.ts'
 import type { EngineCounters } from './embedded-engine.ts'
 import type { Sequence, Span } from './embedded-sequence.ts'
 import { textOf, textOfToken } from './tiny-policy.ts'
@@ -11,6 +12,7 @@ export interface ReplyContext {
   readonly id: string
   readonly promptTokens: number
   readonly logprobs: boolean
+  readonly texts: boolean
   readonly noStopTrim: boolean
   readonly startedAt: number
   /** The label the server answers under at the moment. */
@@ -45,6 +47,7 @@ export function createEventStream(
   let sentBefore = 0
   let pending: (string | Buffer)[] = []
   let ended = false
+  let longestStop: number | undefined
 
   /** The same for every event until the version changes. */
   let head = ''
@@ -79,12 +82,16 @@ export function createEventStream(
   return {
     token(sequence) {
       const count = sequence.tokenIds.length
-      if (interval > 1 && count % interval !== 1) return
+      if (sent > 0 && count - sent < interval) return
       // A slow reader gets fewer, larger events, as the real server drains its queue.
       if (response.writableNeedDrain) return
+      // The real scheduler sends nothing while the text may be becoming a stop string.
+      const { stop } = sequence.sampling
+      longestStop ??= Math.max(...stop.map(({ length }) => length))
+      if (stop.length > 0 && begunLength(textOf(sequence.tokenIds.slice(-longestStop)), stop) > 0) return
       const text = textFrom(sequence.tokenIds, sent)
       const ids = listOf(sequence.tokenIds, sent)
-      const logprobs = context.logprobs ? logprobsOf(sequence, sent) : ''
+      const logprobs = context.logprobs ? logprobsOf(sequence, sent, context.texts) : ''
       sent = count
       const meta = `"meta_info":${headNow()},"num_retractions":${sequence.retractions}`
       if (soFar === null) {
@@ -133,7 +140,7 @@ export function finalReply(
   const idsFrom = queued && incremental ? Math.max(0, sequence.tokenIds.length - 1) : from
   const rest = queued ? 0 : from
   const list = context.logprobs
-    ? `,"input_token_logprobs":[],"output_token_logprobs":[${logprobsOf(sequence, rest)}],"output_token_logprobs_length":${sequence.tokenIds.length}`
+    ? `,"input_token_logprobs":[],"output_token_logprobs":[${logprobsOf(sequence, rest, context.texts)}],"output_token_logprobs_length":${sequence.tokenIds.length}`
     : ''
   const head = metaHead(context, finishOf(sequence), queued, version)
   const middle = queued ? '' : `,"num_retractions":${sequence.retractions}`
@@ -196,9 +203,12 @@ function listOf(tokenIds: readonly number[], from: number): string {
   return from === tokenIds.length - 1 ? String(tokenIds[from]) : tokenIds.slice(from).join(',')
 }
 
-function logprobsOf({ tokenIds, logprobs }: Sequence, from: number): string {
+function logprobsOf({ tokenIds, logprobs }: Sequence, from: number, texts: boolean): string {
   let text = ''
-  for (let i = from; i < tokenIds.length; i++) text += `${i === from ? '' : ','}[${logprobs[i]},${tokenIds[i]},null]`
+  for (let i = from; i < tokenIds.length; i++) {
+    const piece = texts ? JSON.stringify(textOfToken(tokenIds[i]!)) : 'null'
+    text += `${i === from ? '' : ','}[${logprobs[i]},${tokenIds[i]},${piece}]`
+  }
   return text
 }
 

@@ -12,6 +12,8 @@ export interface GenerateBody {
   readonly promptTokenIds: readonly number[]
   readonly stream: boolean
   readonly logprobs: boolean
+  /** The text of each token beside its log-probability. */
+  readonly texts: boolean
   readonly sampling: EngineSampling
   readonly noStopTrim: boolean
   readonly streamInterval: number | null
@@ -84,7 +86,7 @@ export function readGenerateBody(body: unknown, vocabularySize: number): Generat
   }
   if (params !== undefined && params !== null && !isRecord(params))
     return schema(`sampling_params: expected an object, found ${show(params)}`)
-  for (const key of ['stream', 'return_logprob']) {
+  for (const key of ['stream', 'return_logprob', 'return_text_in_logprobs']) {
     if (body[key] !== undefined && body[key] !== null && typeof body[key] !== 'boolean')
       return schema(`${key}: expected a boolean, found ${show(body[key])}`)
   }
@@ -107,6 +109,7 @@ export function readGenerateBody(body: unknown, vocabularySize: number): Generat
     promptTokenIds,
     stream,
     logprobs: body.return_logprob === true,
+    texts: body.return_text_in_logprobs === true,
     sampling: sampling.engine,
     noStopTrim: sampling.noStopTrim,
     streamInterval: sampling.streamInterval,
@@ -164,6 +167,7 @@ function readSampling(params: Record<string, unknown>): ReadSampling | string {
       stopTokenIds,
       ignoreEos: flag('ignore_eos'),
       ignoreStopIds: flag('ignore_eos'),
+      minTokensHoldStops: false,
       seed: params.sampling_seed === undefined || params.sampling_seed === null ? null : integer('sampling_seed', 0),
     },
     noStopTrim: flag('no_stop_trim'),

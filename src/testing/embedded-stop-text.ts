@@ -1,6 +1,7 @@
 /**
  * Text on its way to a client that must not see stop strings: what may yet become one is held back.
  */
+import { begunLength } from '../rollout/stop-text.ts'
 
 export interface StopText {
   /** What may be sent now that these characters have come. */
@@ -16,21 +17,11 @@ export function createStopText(stops: readonly string[]): StopText {
     push(text) {
       held += text
       const stop = stops.find((each) => held.endsWith(each))
-      const keep = stop === undefined ? longestBeginning(held, stops) : 0
+      const keep = stop === undefined ? begunLength(held, stops) : 0
       const shown = held.slice(0, held.length - (stop?.length ?? keep))
       held = keep === 0 ? '' : held.slice(-keep)
       return shown
     },
     rest: () => held,
   }
-}
-
-/** Length of the longest end of `text` with which a stop string begins. */
-function longestBeginning(text: string, stops: readonly string[]): number {
-  let longest = 0
-  for (const stop of stops) {
-    for (let length = Math.min(stop.length - 1, text.length); length > longest; length--)
-      if (text.endsWith(stop.slice(0, length))) longest = length
-  }
-  return longest
 }

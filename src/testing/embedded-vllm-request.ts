@@ -138,6 +138,7 @@ function readSampling(params: Record<string, unknown>, defaultTokens: number | n
     stopTokenIds: take<number[]>('stop_token_ids', [], 'a list of integers', listOf(Number.isInteger)),
     ignoreEos: params.ignore_eos === true,
     ignoreStopIds: false,
+    minTokensHoldStops: true,
     seed: integer<number | null>('seed', null),
   }
   return wrong ?? sampling

@@ -14,7 +14,7 @@ import { sglangDecoder } from '../../src/engines/sglang-events.ts'
 import type { Transport } from '../../src/engines/transport.ts'
 import { vllmDecoder } from '../../src/engines/vllm-events.ts'
 import { RolloutError } from '../../src/errors.ts'
-import { manualClock, never, options, type Recorded, recorded, sampling } from './fake-server.ts'
+import { manualClock, never, options, type Recorded, recorded, sampling, sglangStream } from './fake-server.ts'
 
 /** A transport without a network: what arrives is what the test says. */
 function wire() {
@@ -89,18 +89,27 @@ function sinkOf(heard: Heard): ChunkSink {
 const peer = { id: 'a', url: 'http://a', apiKey: undefined }
 const answers = [
   ...['generate', 'generateEveryToken', 'stopString', 'badSampling', 'abortRunning', 'queueFull'].map(
-    (name) => [`sglang-deltas ${name}`, recorded('sglang-deltas')(name), () => sglangDecoder(peer, true)] as const,
+    (name) =>
+      [
+        `sglang-deltas ${name}`,
+        recorded('sglang-deltas')(name),
+        () => sglangDecoder(sglangStream(peer, true)),
+      ] as const,
   ),
   ...['generate', 'generateEveryToken', 'abortRetracted', 'tooLong'].map(
     (name) =>
-      [`sglang-cumulative ${name}`, recorded('sglang-cumulative')(name), () => sglangDecoder(peer, false)] as const,
+      [
+        `sglang-cumulative ${name}`,
+        recorded('sglang-cumulative')(name),
+        () => sglangDecoder(sglangStream(peer, false)),
+      ] as const,
   ),
   ...['generateAfterUpdate', 'generateDying', 'pausedAbort'].map(
     (name) =>
       [
         `vllm ${name}`,
         recorded('vllm-scale-out')(name),
-        () => vllmDecoder({ peer, route: '/inference/v1/generate', logprobs: true, versions: true }),
+        () => vllmDecoder({ peer, route: '/inference/v1/generate', logprobs: true, versions: true, stops: null }),
       ] as const,
   ),
 ]
@@ -135,7 +144,7 @@ describe('the short way', () => {
       clock: manualClock(),
       path: '/generate',
       body: '{}',
-      decoder: sglangDecoder(peer, true),
+      decoder: sglangDecoder(sglangStream(peer, true)),
     }
     const reader = new ChunkReader(request, sinkOf(heard))
     reader.start()
@@ -162,7 +171,13 @@ describe('the short way', () => {
       end: (error) => ends.push(error),
     }
     new ChunkReader(
-      { transport, clock: manualClock(), path: '/generate', body: '{}', decoder: sglangDecoder(peer, true) },
+      {
+        transport,
+        clock: manualClock(),
+        path: '/generate',
+        body: '{}',
+        decoder: sglangDecoder(sglangStream(peer, true)),
+      },
       sink,
     ).start()
     await play(events(), recorded('sglang-deltas')('generate'), [], true)
@@ -175,7 +190,7 @@ describe('the short way', () => {
     const clock = manualClock()
     const heard: Heard = { chunks: [], error: undefined }
     new ChunkReader(
-      { transport, clock, path: '/generate', body: '{}', decoder: sglangDecoder(peer, true) },
+      { transport, clock, path: '/generate', body: '{}', decoder: sglangDecoder(sglangStream(peer, true)) },
       sinkOf(heard),
     ).start()
     const { body } = recorded('sglang-deltas')('generate')

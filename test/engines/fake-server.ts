@@ -9,6 +9,7 @@ import { onTestFinished } from 'vitest'
 import type { Clock } from '../../src/clock.ts'
 import { realClock } from '../../src/clock.ts'
 import type { Chunk, DriverOptions } from '../../src/engines/driver.ts'
+import type { SglangStream } from '../../src/engines/sglang-events.ts'
 import { RolloutError } from '../../src/errors.ts'
 import type { CheckedSampling } from '../../src/rollout/task.ts'
 
@@ -166,6 +167,11 @@ export function replay(response: http.ServerResponse, { status, type, body }: Re
 export function events(response: http.ServerResponse, list: readonly unknown[]): void {
   response.writeHead(200, { 'content-type': 'text/event-stream' })
   for (const each of list) response.write(`data: ${typeof each === 'string' ? each : JSON.stringify(each)}\n\n`)
+}
+
+/** What SGLang's decoder is made with, where no stop matters. */
+export function sglangStream(peer: SglangStream['peer'], deltas: boolean): SglangStream {
+  return { peer, deltas, sampling: { stop: [], stopTokenIds: [], ignoreEos: false }, stops: null, endIds: new Set() }
 }
 
 /** One SGLang event with `list` as its tokens, each with log-probability -1 - id. */

@@ -126,7 +126,6 @@ describe('a request', () => {
       repeat_penalty: 1,
       frequency_penalty: 0,
       presence_penalty: 0,
-      stop: ['x'],
       ignore_eos: false,
       n_probs: 1,
       post_sampling_probs: false,

@@ -4,14 +4,14 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { sglangDecoder } from '../../src/engines/sglang-events.ts'
-import { sglangEvent as event } from './fake-server.ts'
+import { sglangEvent as event, sglangStream } from './fake-server.ts'
 
 const peer = { id: 'a', url: 'http://a', apiKey: undefined }
 const json = (value: unknown) => JSON.stringify(value)
 
 /** Feeds reads (lists of events) and joins what comes out. */
 function decode(reads: readonly (readonly unknown[])[], deltas = false) {
-  const decoder = sglangDecoder(peer, deltas)
+  const decoder = sglangDecoder(sglangStream(peer, deltas))
   const out = {
     ids: [] as number[],
     logprobs: [] as number[],
@@ -89,7 +89,7 @@ describe('sglangDecoder', () => {
       event([1, 2], 2, { text: 'aż' }),
       event([1, 2, 3], 3, { text: 'aż\ufffd', finish: stop }),
     ]
-    const decoder = sglangDecoder(peer, false)
+    const decoder = sglangDecoder(sglangStream(peer, false))
     expect(events.map((each) => decoder.read([json(each)])?.text)).toEqual(['a', 'ż', '\ufffd'])
   })
 
