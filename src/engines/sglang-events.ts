@@ -63,17 +63,20 @@ export function sglangDecoder({ peer, deltas, sampling, stops, endIds }: SglangS
     if (typeof meta.weight_version !== 'string') label = null
     else if (label === undefined) label = meta.weight_version
     else if (label !== meta.weight_version) label = null
-    const hasNew = tokenIds.length > had
-    if (reason !== null) readEnd(reason, meta, hasNew)
+    const count = tokenIds.length - had
+    if (reason !== null) readEnd(reason, meta, count > 0)
     if (fresh === null) return
     const known = stops?.isOpen ? untilStop(stops, fresh, meta, had) : fresh
-    text = (text ?? '') + (finish === 'abort' && hasNew ? untilUnseenStop(known) : known)
+    text = (text ?? '') + (finish === 'abort' && count > 0 ? untilUnseenStop(known, count) : known)
     if (longest > 0) tail = (tail + known).slice(-longest)
   }
 
-  /** The one more token that an aborted request gets may complete a stop string (`endsWithItsLast`). */
-  function untilUnseenStop(fresh: string): string {
-    const end = endOfStop(tail + fresh, sampling.stop, tail.length)
+  /**
+   * The one more token that an aborted request gets may complete a stop string (`endsWithItsLast`). One that ends before, the server has seen and not
+   * taken for one: it misses those that came in many more tokens than its tokenizer makes of them.
+   */
+  function untilUnseenStop(fresh: string, count: number): string {
+    const end = endOfStop(tail + fresh, sampling.stop, count === 1 ? tail.length : tail.length + fresh.length - 1)
     if (end === -1) return fresh
     finish = 'stop'
     return fresh.slice(0, end - tail.length)

@@ -2,8 +2,7 @@
  * A sample that has run waits again: interrupted, retried, or after a backoff. One that has all it may have is complete instead.
  */
 import { RolloutError } from '../errors.ts'
-import { dropHidden, type Output, restart, type Sample, tokenCount } from '../rollout/sample.ts'
-import { endOfStop } from '../rollout/stop-text.ts'
+import { dropHidden, restart, type Sample, tokenCount } from '../rollout/sample.ts'
 import type { QueueLane } from '../rollout/waiter.ts'
 import type { Interruption } from './interrupt.ts'
 import type { Attempt, Run } from './run.ts'
@@ -23,7 +22,7 @@ export function waitAgain(
   lane: 'interrupted' | 'retry',
   afterMs: number = 0,
 ): void {
-  if (endsHere(run, attempt, sample)) return
+  if (endsHere(run, sample)) return
   const { interruption } = attempt
   if (!isResumable(attempt, sample)) {
     tally(interruption, 0, restart(sample))
@@ -65,26 +64,17 @@ function backOff(run: Run, sample: Sample, lane: QueueLane, afterMs: number): vo
 
 /**
  * An interrupted sample that has all it may have, or whose last token ends it, is complete as it is: the connection may have been closed between a
- * token and the word of its end, and SGLang gives an aborted request one more token that it does not look at.
+ * token and the word of its end. Ends that only an engine knows, its driver finds.
  */
-function endsHere(run: Run, attempt: Attempt, sample: Sample): boolean {
+function endsHere(run: Run, sample: Sample): boolean {
   const { output } = sample
   if (output === null || output.length === 0) return false
   const { maxTokens, minTokens, stopTokenIds, ignoreEos } = sample.task.spec.sampling
   const last = output.tokenIds[output.length - 1]!
-  const isStopId = !ignoreEos && output.length >= minTokens && stopTokenIds.includes(last)
-  if (cutAtStop(attempt, sample, output) || isStopId) settle(run, sample, 'completed', null, 'stop')
+  if (!ignoreEos && output.length >= minTokens && stopTokenIds.includes(last))
+    settle(run, sample, 'completed', null, 'stop')
   else if (output.length >= maxTokens) settle(run, sample, 'completed', null, 'length')
   return sample.status === 'ended'
-}
-
-/** Whether its last token completes a stop string: its text then ends with it. Engines differ in whether one within `minTokens` is one. */
-function cutAtStop({ start, textStart }: Attempt, sample: Sample, output: Output): boolean {
-  const { stop, minTokens } = sample.task.spec.sampling
-  if (stop.length === 0 || output.text === null || output.length === start || start < minTokens) return false
-  const end = endOfStop(output.text, stop, textStart)
-  if (end !== -1) output.text = output.text.slice(0, end)
-  return end !== -1
 }
 
 export function exhaust(run: Run, sample: Sample, cause: RolloutError): void {

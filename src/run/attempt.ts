@@ -48,7 +48,6 @@ export function openAttempt(run: Run, sample: Sample, instance: Instance, lease:
     served,
     placedAt: now,
     start: tokenCount(sample),
-    textStart: sample.output?.text?.length ?? 0,
     version: instance.version,
     firstTokenAt: null,
     lastTokenAt: now,

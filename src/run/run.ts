@@ -39,9 +39,8 @@ export interface Attempt {
   /** Attempts that had the controller before. */
   readonly served: number
   readonly placedAt: number
-  /** Tokens the sample had when it began, and characters of their text. */
+  /** Tokens the sample had when it began. */
   readonly start: number
-  readonly textStart: number
   /** Version of the instance when it began. */
   readonly version: number | null
   firstTokenAt: number | null

@@ -168,9 +168,9 @@ describe('SGLang: the token that an abort adds', () => {
 
   test.each([true, false])('ends the sample where it completes a stop string (deltas: %s)', (deltas) => {
     const form = deltas ? event : forms['SGLang, cumulative']
-    const { made } = stream({ sampling: { ...END, stop: ['NDx'] } })
+    const { made } = stream({ sampling: { ...END, stop: ['NDxy'] } })
     const chunk = read(made(deltas), form([], [1, 2]), form([1, 2], [3, 4], { finish: 'abort' }))
-    expect(chunk).toMatchObject({ tokenIds: [1, 2, 3, 4], text: 'ENDx', finishReason: 'stop', isCut: false })
+    expect(chunk).toMatchObject({ tokenIds: [1, 2, 3, 4], text: 'ENDxy', finishReason: 'stop', isCut: false })
   })
 })
 

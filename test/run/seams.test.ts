@@ -2,7 +2,7 @@
  * Where an interrupted sample goes on, and where it does not: its budget, its ends, and text that an engine has not said yet (engines.md 7).
  */
 import { expect, test } from 'vitest'
-import type { Chunk, DriverFactory, GenerateRequest, Sampling } from '../../src/index.ts'
+import type { Chunk, DriverFactory, GenerateRequest, Sampling, SavedState, SupervisorOptions } from '../../src/index.ts'
 import { closeSimulation, simulate } from '../simulate.ts'
 
 const CAN = {
@@ -19,7 +19,11 @@ const CAN = {
 type Said = Partial<Chunk> & { readonly tokenIds: readonly number[] }
 
 /** One server of one slot that says these streams, one after the other; the last of each ends it. */
-async function started(streams: readonly (readonly Said[])[], counted: () => number = () => 0) {
+async function started(
+  streams: readonly (readonly Said[])[],
+  counted: () => number = () => 0,
+  options: SupervisorOptions = {},
+) {
   const requests: GenerateRequest[] = []
   const aborts: string[] = []
   const engine: DriverFactory = () => ({
@@ -49,7 +53,7 @@ async function started(streams: readonly (readonly Said[])[], counted: () => num
     updateWeights: async () => {},
     close: async () => {},
   })
-  const simulation = simulate([], { minInstances: 0 })
+  const simulation = simulate([], { minInstances: 0, ...options })
   simulation.supervisor.add({ id: 's', url: 'sim://s', engine, capacity: 1 })
   const { clock, supervisor } = simulation
   await clock.run(supervisor.start())
@@ -114,8 +118,6 @@ test.each([
   ['a stop id', { stopTokenIds: [3] }, 'ab', 'ab', true],
   ['a stop id that is ignored', { stopTokenIds: [3], ignoreEos: true }, 'ab', 'abc', false],
   ['a stop id before the least number of tokens', { stopTokenIds: [3], minTokens: 3 }, 'ab', 'abc', false],
-  ['a stop string, with more text in its token', { stop: ['ab'] }, 'abx', 'ab', true],
-  ['no stop string yet', { stop: ['bc'] }, 'ab', 'abc', false],
 ] as const)(
   'a last token that completes %s: the sample goes on from it or not (7 a)',
   async (_, sampling, said, text, ends) => {
@@ -199,3 +201,34 @@ test.each([
     expect(await closeSimulation({ clock, supervisor, ...simulation })).toBe(0)
   },
 )
+
+test('a run that is saved in the middle of a stop string and a character goes on from before the character, with the beginning of both', async () => {
+  const first = await started([
+    [{ tokenIds: [2], text: 'a <' }, { tokenIds: [3], text: '', hidden: 1 }, aborted([], { text: '', hidden: 1 })],
+  ])
+  const sampling = { maxTokens: 9, stop: ['<é>'] }
+  let saved: unknown = null
+  let heard = 0
+  const rollout = first.supervisor.submit({ prompt: [1], sampling })
+  const listening = (async () => {
+    // With the second, and before its end.
+    for await (const event of rollout.events)
+      if (event.type === 'sample.tokens' && ++heard === 2) saved = JSON.parse(JSON.stringify(first.supervisor.save()))
+  })()
+  await first.clock.settle()
+  expect(await closeSimulation(first)).toBe(0)
+  await listening
+  const restore = saved as SavedState
+  const second = await started(
+    [
+      [
+        { tokenIds: [3, 4], text: 'é' },
+        { tokenIds: [5], text: '>', finishReason: 'stop' },
+      ],
+    ],
+    () => 0,
+    { restore },
+  )
+  expect(second.requests.map(sentOf)).toMatchObject([{ prompt: [1, 2], maxTokens: 8, textBefore: '<' }])
+  expect(await closeSimulation(second)).toBe(0)
+})
