@@ -3,8 +3,9 @@
  */
 import type { Probe } from '../engines/driver.ts'
 import { RolloutError } from '../errors.ts'
+import { begunStop } from '../rollout/stop-text.ts'
 import type { Check, Unfit } from './conformance.ts'
-import { expectThat, type Generated, GREEDY, Mismatch, NotOffered } from './conformance-tools.ts'
+import { expectThat, type Generated, GREEDY, Mismatch, NotOffered, type Tools } from './conformance-tools.ts'
 
 /** Two computations of one float32 model in different batches. llama-server in a quantized model was seen to differ by 0.01. */
 const SAME_LOGPROB = 0.02
@@ -17,6 +18,8 @@ const LAST_TOKEN = 24
 /** Tries to sample the likeliest token at a low temperature. */
 const TRIES = 40
 const LOW_TEMPERATURE = 0.1
+/** Among so many greedy ones there is a text to stop at. */
+const SEAM_TOKENS = 24
 const TEXT = 'The capital of France is'
 
 export const noIds = ({ capabilities }: Probe): Unfit | null =>
@@ -171,6 +174,13 @@ export const GENERATION_CHECKS: readonly Check[] = [
       }),
   },
   {
+    name: 'stop strings over a seam',
+    works: 'interrupted in the middle of its stop text, a sample ends with it all the same',
+    without: 'interrupted samples run on past their stop text',
+    unfit: noIds,
+    run: (tools) => refusable(() => stopOverSeam(tools)),
+  },
+  {
     name: 'ignore eos',
     works: 'samples of a fixed length are possible',
     without: 'a sample ends where the model ends it',
@@ -230,4 +240,43 @@ function sameTokens(found: readonly number[], expected: readonly number[]): void
 function ended(out: Generated, tokens: readonly number[], at: number): void {
   expectThat(out.finishReason === 'stop', `expected the end 'stop', found '${out.finishReason}'`)
   sameTokens(out.tokens, tokens.slice(0, at))
+}
+
+/** Interrupts between two tokens whose text, joined, is the stop text. */
+async function stopOverSeam({ generate, options: { prompt } }: Tools): Promise<string> {
+  const whole = await generate({ ...GREEDY, maxTokens: SEAM_TOKENS })
+  for (let seam = 2; seam < SEAM_TOKENS; seam++) {
+    const { tokens, text: before } = await generate({ ...GREEDY, maxTokens: seam })
+    sameTokens(tokens, whole.tokens.slice(0, seam))
+    const stop = uniqueOver(whole.text, before)
+    if (stop === null) continue
+    const sampling = { ...GREEDY, stop: [stop] }
+    const expected = await generate({ ...sampling, maxTokens: 2 * SEAM_TOKENS })
+    // SGLang looks at as many tokens as its own tokenizer makes of a stop text, and misses one that came in more.
+    if (!whole.text.startsWith(expected.text) || !expected.text.endsWith(stop)) continue
+    const how = { prompt: [...prompt, ...tokens], textBefore: begunStop(before, [stop]) }
+    const rest = await generate({ ...sampling, maxTokens: 2 * SEAM_TOKENS - seam }, how)
+    const found = `${JSON.stringify(stop)} over ${seam} tokens and the rest`
+    expectThat(rest.finishReason === 'stop', `${found}: expected the end 'stop', found '${rest.finishReason}'`)
+    sameTokens([...tokens, ...rest.tokens], expected.tokens)
+    const text = before + rest.text
+    expectThat(
+      text === expected.text,
+      `${found}: expected ${JSON.stringify(expected.text)}, found ${JSON.stringify(text)}`,
+    )
+    return `${found}, after ${expected.tokens.length} tokens`
+  }
+  throw new NotOffered(`no text of ${SEAM_TOKENS} tokens that could be told apart`)
+}
+
+/** Text that begins before the seam, ends after it, and is nowhere before. */
+function uniqueOver(whole: string, before: string): string | null {
+  if (before === '' || before.endsWith('\ufffd') || whole.length < before.length + 2 || !whole.startsWith(before))
+    return null
+  for (let length = 1; length <= Math.min(before.length, LAST_TOKEN); length++) {
+    const at = before.length - length
+    const stop = whole.slice(at, before.length + 2)
+    if (whole.indexOf(stop) === at && !stop.includes('\ufffd')) return stop
+  }
+  return null
 }

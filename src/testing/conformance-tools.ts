@@ -34,6 +34,8 @@ export interface Generated {
 
 export interface GenerateHow {
   readonly prompt?: Prompt
+  /** As in GenerateRequest. */
+  readonly textBefore?: string | undefined
 }
 
 /** A generation under way. */
@@ -110,7 +112,8 @@ export function createTools(given: {
       const logprobs: number[] = []
       let [text, chunks] = ['', 0]
       let [finishReason, versions]: [Chunk['finishReason'], Chunk['versions']] = [null, null]
-      const request = { requestId, prompt: how.prompt ?? options.prompt, sampling: { ...plain, ...sampling } }
+      const { prompt = options.prompt, textBefore } = how
+      const request = { requestId, prompt, textBefore, sampling: { ...plain, ...sampling } }
       try {
         for await (const chunk of driver.generate(request, controller.signal)) {
           tokens.push(...chunk.tokenIds)
