@@ -1,7 +1,8 @@
 /**
  * An evaluation whose turn it is, and who may be placed while it lasts.
  *
- *     resume, restart   evaluations first; where slots are missing, just so many rollouts give theirs back, the cheapest context first
+ *     resume, restart   evaluations first; where slots are missing, just so many rollouts give theirs back, the cheapest context first, and of
+ *                       like ones not all of one server: each frees its slots when its step ends, so the first of several comes sooner
  *     share             evaluations first, in slots that are free or become free
  *     drain             evaluations only: rollouts that run may end, others wait until it is over
  *
@@ -55,21 +56,34 @@ export function makeRoom(run: Run, evaluation: Evaluation): void {
   }
 }
 
+/** A rollout that could give its slot back: what that costs, roughly, and how many of its instance were counted before it. */
+interface Candidate {
+  readonly attempt: Attempt
+  readonly cost: number
+  readonly nth: number
+}
+
+/** To the nearest twelfth of itself: contexts that differ by less are of one cost. */
+function roughly(tokens: number): number {
+  return Math.round(8 * Math.log2(1 + tokens))
+}
+
 /** False where the rollouts of these instances are too few. */
 function makeRoomAt(run: Run, evaluation: Evaluation, instances: Iterable<Instance>, wanted: number): boolean {
   let coming = 0
-  const rollouts: { readonly attempt: Attempt; readonly context: number }[] = []
+  const rollouts: Candidate[] = []
   for (const instance of instances) {
     // A slot of an instance that takes no work is of no use.
     if (instance.account.limit === 0) continue
+    let nth = 0
     for (const attempt of instance.attempts) {
       if (attempt.sample === null || attempt.interruption !== null) coming++
       else if (attempt.sample.task.spec.kind === 'rollout' && !evaluation.disturbed.has(attempt.sample))
-        rollouts.push({ attempt, context: contextOf(attempt.sample) })
+        rollouts.push({ attempt, cost: roughly(contextOf(attempt.sample)), nth: nth++ })
     }
   }
   if (coming >= wanted) return true
-  rollouts.sort((a, b) => a.context - b.context)
+  rollouts.sort((a, b) => a.cost - b.cost || a.nth - b.nth)
   for (const { attempt } of rollouts) {
     if (coming === wanted) return true
     evaluation.disturbed.add(attempt.sample!)

@@ -142,6 +142,19 @@ test('D7, decision 10: an evaluation takes free slots first, then those of the c
   expect(await closeSimulation(simulation)).toBe(0)
 })
 
+test('of rollouts that cost alike, each server gives up as many', async () => {
+  const simulation = await startSimulation([1, 2, 3, 4].map(() => ({ capacity: 4, chunkTokens: 1 })))
+  const { clock, supervisor } = simulation
+  const rollout = supervisor.submit({ prompt: [1, 60], samples: 16 })
+  await clock.advance(105)
+  await clock.run(supervisor.evaluate([{ prompt: [2, 5], samples: 8 }]))
+  const { completions } = await clock.run(rollout.result)
+  const gave = completions.flatMap(({ segments }) => segments.filter(({ reason }) => reason === 'interrupted'))
+  const counts = ['a', 'b', 'c', 'd'].map((id) => gave.filter(({ instance }) => instance === id).length)
+  expect(counts).toEqual([2, 2, 2, 2])
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
 test('restart: what gave its slot to an evaluation begins again, and says what that cost', async () => {
   const simulation = await startSimulation([{ capacity: 1 }])
   const { clock, supervisor } = simulation
