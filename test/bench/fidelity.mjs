@@ -10,7 +10,8 @@
  *
  * The dialect without token ids begins interrupted samples again: there it is counted that each ends exactly once.
  *
- * usage: node test/bench/fidelity.mjs [--tokens=1000000] [--quick]     tokens in the dialects with ids together
+ * usage: node test/bench/fidelity.mjs [--tokens=1000000] [--dialect=sglang] [--quick]
+ *        tokens in the dialects with ids together, a third each; one dialect alone makes its third, so that each can have a process
  */
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -23,8 +24,12 @@ import { describeMachine, format, quick, save, table } from './harness.mjs'
 /** @typedef {import('../../dist/src/index.js').Task<{ readonly tokens: number, readonly since: number | null }>} Task */
 /** @typedef {import('../../dist/src/testing/index.js').TinyWeights} TinyWeights */
 
-const option = process.argv.find((argument) => argument.startsWith('--tokens='))
-const TOKENS = option === undefined ? (quick ? 60_000 : 1_000_000) : Number(option.slice('--tokens='.length))
+/** @param {string} name */
+const option = (name) => process.argv.find((argument) => argument.startsWith(`--${name}=`))?.slice(name.length + 3)
+const TOKENS = Number(option('tokens') ?? (quick ? 60_000 : 1_000_000))
+const only = option('dialect')
+/** Between two lines that say how far it is. */
+const PROGRESS_MS = 30_000
 const ENGINES = 2
 const SLOTS = 32
 const PROMPT = [7, 1, 12, 3]
@@ -182,6 +187,7 @@ async function run({ profile, ids, loads }, wanted, folder) {
   await supervisor.start()
   supervisor.completions$.subscribe((completion) => check(/** @type {Completion} */ (completion)))
   const ways = loads ? [...UPDATES, ...OTHERS] : OTHERS
+  const progress = setInterval(() => console.error(profile, found), PROGRESS_MS)
   for (let turn = 0; found.tokens < wanted; turn++) {
     const until = generatedBefore + between(100, 300) * ENGINES * SLOTS
     while (generated() < until) {
@@ -192,6 +198,7 @@ async function run({ profile, ids, loads }, wanted, folder) {
     generatedBefore = generated()
   }
   await supervisor.drainAll()
+  clearInterval(progress)
   isOver = true
   found.lost += [...submitted.values()].filter((ended) => ended === 0).length
   const { submitted: all, ended } = supervisor.getSnapshot().conservation
@@ -205,7 +212,7 @@ const folder = await mkdtemp(join(tmpdir(), 'rollout-supervisor-bench-'))
 const results = []
 const began = performance.now()
 try {
-  for (const dialect of DIALECTS) {
+  for (const dialect of DIALECTS.filter(({ profile }) => only === undefined || only === profile)) {
     const share = dialect.ids ? TOKENS / 3 : Math.min(TOKENS / 3, 100_000)
     results.push(await run(dialect, share, folder))
     console.error(results.at(-1))
