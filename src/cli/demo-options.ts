@@ -55,6 +55,9 @@ const DEFAULTS = {
   out: './rollout-supervisor-demo',
 } as const
 
+/** The budget when neither --steps nor --seconds says how long; in the strict order the whole fleet is as slow as its slowest. */
+const BUDGET_SECONDS = 120
+
 /** More keeps slots fuller at the end of a step, and tokens older. */
 const EXTRA_SHARE = 1 / 8
 const UPDATE_MODES = ['abort', 'restart', 'keep', 'drain'] as const satisfies readonly UpdateMode[]
@@ -64,7 +67,11 @@ const number = (min: number, max: number, about: string) => ({ type: 'number', w
 
 const FLAGS = {
   steps: whole(1, 100_000, `training steps; without it, until the mean reward stays above ${TARGET_REWARD}`),
-  seconds: number(0.001, 86_400, `time budget; missing the target within it is a failure (120, none with --steps)`),
+  seconds: number(
+    0.001,
+    86_400,
+    `time budget; missing the target within it is a failure (${BUDGET_SECONDS}, times --slow-factor with --slow; none with --steps)`,
+  ),
   engines: whole(1, 64, `embedded inference servers (${DEFAULTS.engines})`),
   capacity: whole(1, 1_024, `sequences that each runs at once (${DEFAULTS.capacity})`),
   groups: whole(1, 4_096, `prompts in a step (${DEFAULTS.groups})`),
@@ -150,4 +157,10 @@ export function readDemoOptions(args: readonly string[]): DemoOptions | null {
   if (options.slow > options.engines)
     throw new UsageError(`--slow: expected at most the number of engines (${options.engines}), found ${options.slow}`)
   return options
+}
+
+export function budgetMs({ seconds, steps, slow, slowFactor }: DemoOptions): number {
+  // Timers hold at most 2^31 - 1 ms; 24 days are as good as no budget.
+  if (seconds === null && steps !== null) return 2 ** 31 - 1
+  return Math.min((seconds ?? BUDGET_SECONDS * (slow === 0 ? 1 : slowFactor)) * 1_000, 2 ** 31 - 1)
 }

@@ -2,14 +2,11 @@
  * `rollout-supervisor demo`: reads the flags, says at once what will happen, and runs it until it is done, out of time, or told to stop.
  * The fleet and the trainer are loaded after the first line is out.
  */
-import { DEMO_HELP, type DemoOptions, readDemoOptions, TARGET_REWARD } from './demo-options.ts'
+import { budgetMs, DEMO_HELP, type DemoOptions, readDemoOptions, TARGET_REWARD } from './demo-options.ts'
 import type { DemoStop } from './demo-train.ts'
 import { EXIT, type Io, wantsColor } from './io.ts'
 import { createProgress } from './progress.ts'
 import { stopOnSignals } from './signals.ts'
-
-/** The budget when neither --steps nor --seconds says how long. */
-const BUDGET_SECONDS = 120
 
 export async function demo(args: readonly string[], io: Io): Promise<number> {
   const options = readDemoOptions(args)
@@ -40,9 +37,4 @@ function welcome({ engines, capacity, mode, policy, strict, slow, slowFactor, st
   const speed = slow === 0 ? '' : `, ${slow} of them ${slowFactor} times slower`
   const goal = steps === null ? `until its mean reward stays above ${TARGET_REWARD}` : `for ${steps} steps`
   return `training a tiny policy on ${engines} embedded engines of ${capacity} slots (${placed}${speed}), ${mode}, ${goal}; files go to ${out}`
-}
-
-function budgetMs({ seconds, steps }: DemoOptions): number {
-  // Timers hold at most 2^31 - 1 ms; 24 days are as good as no budget.
-  return seconds === null ? (steps === null ? BUDGET_SECONDS * 1_000 : 2 ** 31 - 1) : seconds * 1_000
 }

@@ -5,7 +5,7 @@ import { expect, test } from 'vitest'
 import { instanceMachine } from '../../machines/index.ts'
 import type { DriverFactory } from '../../src/index.ts'
 import { simulateServer } from '../../src/testing/simulated-fleet.ts'
-import { closeSimulation, simulate, startSimulation } from '../simulate.ts'
+import { closeSimulation, type Simulation, simulate, startSimulation } from '../simulate.ts'
 
 test.each([null, undefined, 0, -3, 1.5, Number.NaN])(
   'D1: a server that reports %s as its limit gets the documented default',
@@ -186,4 +186,18 @@ test("a user's own instance machine whose guard refuses gets no work, and the ot
   expect(idle.supervisor.getSnapshot().instances[0]!.running).toBe(0)
   expect([...rollout.waitingFor.values()]).toEqual(['gate', 'gate'])
   expect(await closeSimulation(idle)).toBe(0)
+})
+
+test('a machine that refused, for reasons that only it knows, is asked again though nothing happens meanwhile', async () => {
+  const simulation: Simulation = await startSimulation([{ capacity: 2 }], {
+    instanceMachine: instanceMachine.provide({
+      guards: { takesWork: ({ context }) => simulation.clock.now() >= 1_000 && context.leases < context.capacity },
+    }),
+  })
+  const { clock, supervisor } = simulation
+  const placed: number[] = []
+  supervisor.events$.subscribe((event) => event.type === 'sample.placed' && placed.push(event.at))
+  const group = await clock.run(supervisor.submit({ prompt: [1, 5], samples: 2 }).result)
+  expect([group.complete, placed]).toEqual([true, [1_000, 1_000]])
+  expect(await closeSimulation(simulation)).toBe(0)
 })

@@ -1,6 +1,7 @@
 /**
  * Waiting: in line, with a reason, and woken one by one (D11, D13 to D15, D19, D20, D26, F14).
  */
+import { getEventListeners } from 'node:events'
 import { describe, expect, test } from 'vitest'
 import { type DriverFactory, type PlacementPolicy, RolloutError, type WaitReason } from '../../src/index.ts'
 import { leastRequest } from '../../src/scheduling/least-request.ts'
@@ -248,6 +249,41 @@ test('D26: whatever a batch waits for ends with that one thing: no second gate h
   const groups = await clock.run(Promise.all(batch.map(({ result }) => result)))
   expect(groups.every(({ complete }) => complete)).toBe(true)
   expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test('D11: under back-pressure only new tasks say so: samples of started ones, and evaluations, wait for a slot', async () => {
+  const simulation = await startSimulation([{ capacity: 1 }])
+  const { clock, supervisor } = simulation
+  const reader = supervisor.completions({ highWaterMark: 1 })
+  const first = reader.next()
+  const started = supervisor.submit({ prompt: [1, 10], samples: 4 })
+  await clock.advance(250)
+  const fresh = supervisor.submit({ prompt: [1, 10] })
+  const evaluation = supervisor.submit({ prompt: [1, 10], kind: 'evaluation' })
+  expect([...started.waitingFor]).toEqual([[3, 'capacity']])
+  expect([...fresh.waitingFor.values(), ...evaluation.waitingFor.values()]).toEqual(['backPressure', 'capacity'])
+  expect(supervisor.getSnapshot().waiting).toMatchObject({ backPressure: 1, capacity: 2 })
+  await first
+  await reader.return!()
+  await clock.run(supervisor.drainAll())
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test('D19: a signal that outlives its tasks keeps nothing of them', async () => {
+  const simulation = await startSimulation([{ capacity: 2 }])
+  const { clock, supervisor } = simulation
+  const { signal } = new AbortController()
+  const listeners = () => getEventListeners(signal, 'abort').length
+  const rollouts = [1, 2, 3].map((key) => supervisor.submit({ prompt: [key, 5], samples: 2, signal }))
+  expect(listeners()).toBe(3)
+  expect(supervisor.trySubmit({ prompt: [1, 5], signal })).toBe(null)
+  rollouts[0]!.cancel()
+  expect(listeners()).toBe(2)
+  await clock.run(supervisor.drainAll())
+  expect(listeners()).toBe(0)
+  supervisor.submit({ prompt: [1, 500], signal })
+  expect(await closeSimulation(simulation)).toBe(0)
+  expect(listeners()).toBe(0)
 })
 
 describe('F14: a slow consumer slows admission down', () => {

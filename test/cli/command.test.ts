@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
 import { runCommand } from '../../src/cli/command.ts'
-import { readDemoOptions } from '../../src/cli/demo-options.ts'
+import { budgetMs, readDemoOptions } from '../../src/cli/demo-options.ts'
 import type { DemoReport } from '../../src/cli/report.ts'
 import { fakeIo } from './fake-io.ts'
 
@@ -130,6 +130,14 @@ describe('demo', () => {
     const svg = readFileSync(join(folder, 'timeline.svg'), 'utf8')
     expect(svg).toContain('>killed</text>')
     expect(svg).toContain('>restarted</text>')
+  })
+
+  it('has longer where a server is slow, as the README shows it', () => {
+    const budget = (...args: string[]): number => budgetMs(readDemoOptions(args)!)
+    expect([budget(), budget('--slow', '1'), budget('--seconds', '7', '--slow', '1')]).toEqual([
+      120_000, 480_000, 7_000,
+    ])
+    expect(budget('--steps', '3')).toBe(2 ** 31 - 1)
   })
 
   it('the only server of a fleet is not killed', () => {
