@@ -160,6 +160,11 @@ export interface EngineDriver {
   close(): Promise<void>
 }
 
+/** A call to a driver of the user's own, which may throw where it should reject, and answer with no promise. */
+export async function askDriver<T>(call: () => Promise<T>): Promise<T> {
+  return call()
+}
+
 /** What a driver is made with. */
 export interface DriverOptions {
   readonly id: string

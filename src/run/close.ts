@@ -1,6 +1,7 @@
 /**
  * The end of a run: everything live is cancelled, the engines are told, and then every actor, timer and socket ends (I12).
  */
+import { askDriver } from '../engines/driver.ts'
 import { messageOf, RolloutError } from '../errors.ts'
 import { giveBack } from './attempt.ts'
 import { hangUp } from './detach.ts'
@@ -25,9 +26,9 @@ export async function closeRun(run: Run, onClose: Set<() => void>): Promise<void
   await Promise.all([...run.instances.values()].map((instance) => leaveOpen(run, instance)))
   await engineEnds(run)
   const drivers = [...run.instances.values()].map(({ id, driver }) =>
-    driver
-      .close()
-      .catch((cause: unknown) => run.log.warn({ instance: id }, `the driver did not close: ${messageOf(cause)}`)),
+    askDriver(() => driver.close()).catch((cause: unknown) =>
+      run.log.warn({ instance: id }, `the driver did not close: ${messageOf(cause)}`),
+    ),
   )
   await Promise.all(drivers)
   for (const instance of run.instances.values()) {

@@ -4,6 +4,7 @@
  * the server's count says so, or 10 s later (I11, D3, decision 23).
  */
 import type { LeaseOutcome } from '../../machines/index.ts'
+import { askDriver } from '../engines/driver.ts'
 import type { SegmentEnd } from '../rollout/completion.ts'
 import { type Attempt, can, type Run } from './run.ts'
 import { part } from './segment.ts'
@@ -37,7 +38,7 @@ export function endAtEngine(run: Run, attempt: Attempt): void {
       hangUp(attempt)
       return
     }
-    instance.driver.abort(requestId).catch(() => hangUp(attempt))
+    askDriver(() => instance.driver.abort(requestId)).catch(() => hangUp(attempt))
     attempt.watch = run.clock.setTimeout(ask, ABORT_REPEAT_MS)
   }
   attempt.onAccepted = ask

@@ -2,7 +2,7 @@
  * Membership and health: instances join, are probed, open and close, and leave, while the run goes on (D9). Listens to what
  * the instance machines emit; the machines decide, this does the I/O they ask for and keeps the ledger in step.
  */
-import type { Probe } from '../engines/driver.ts'
+import { askDriver, type Probe } from '../engines/driver.ts'
 import { messageOf, RolloutError, toRolloutError } from '../errors.ts'
 import type { CheckedInstance } from '../options.ts'
 import { waitAgain } from './again.ts'
@@ -263,7 +263,7 @@ function closeWhenQuiet(run: Run, instance: Instance): Promise<void> {
     const check = (): void => {
       if (instance.attempts.size > 0) return
       run.onReleased.delete(check)
-      instance.driver.close().then(resolve, reject)
+      askDriver(() => instance.driver.close()).then(resolve, reject)
     }
     run.onReleased.add(check)
   })
