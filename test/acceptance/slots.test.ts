@@ -3,7 +3,7 @@
  */
 import { expect, test } from 'vitest'
 import { instanceMachine } from '../../machines/index.ts'
-import type { DriverFactory } from '../../src/index.ts'
+import type { DriverFactory, PlacementPolicy } from '../../src/index.ts'
 import { simulateServer } from '../../src/testing/simulated-fleet.ts'
 import { closeSimulation, type Simulation, simulate, startSimulation } from '../simulate.ts'
 
@@ -199,5 +199,22 @@ test('a machine that refused, for reasons that only it knows, is asked again tho
   supervisor.events$.subscribe((event) => event.type === 'sample.placed' && placed.push(event.at))
   const group = await clock.run(supervisor.submit({ prompt: [1, 5], samples: 2 }).result)
   expect([group.complete, placed]).toEqual([true, [1_000, 1_000]])
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test('what trySubmit could not place at once was never there: no count, no id, no sample', async () => {
+  const nobody: PlacementPolicy = { name: 'nobody', add() {}, remove() {}, changed() {}, pick: () => null }
+  const simulation = await startSimulation([{ capacity: 2 }], { policy: nobody, timeouts: { waitMs: 50 } })
+  const { clock, supervisor } = simulation
+  const told: string[] = []
+  supervisor.completions$.subscribe(({ id }) => told.push(id))
+  expect(supervisor.trySubmit({ id: 'a', prompt: [1, 5], samples: 3 })).toBe(null)
+  const { conservation, waiting } = supervisor.getSnapshot()
+  expect(conservation).toMatchObject({ submitted: 0, waiting: 0, running: 0 })
+  expect(Object.values(waiting).every((count) => count === 0)).toBe(true)
+  const rollout = supervisor.submit({ id: 'a', prompt: [1, 5] })
+  await clock.run(rollout.result)
+  expect(told).toEqual(['a/0'])
+  expect(supervisor.getSnapshot().conservation).toMatchObject({ submitted: 1, ended: { expired: 1 } })
   expect(await closeSimulation(simulation)).toBe(0)
 })

@@ -3,6 +3,7 @@
  */
 import { expect, test } from 'vitest'
 import type { RolloutEvent } from '../../src/index.ts'
+import { taskEvents } from '../../src/streams/task-events.ts'
 import { tokenOf } from '../../src/testing/simulated-fleet.ts'
 import { closeSimulation, startSimulation } from '../simulate.ts'
 
@@ -55,6 +56,42 @@ test('tokens that nobody has read yet are joined, none is lost and none repeated
   const rest = await clock.run(read({ [Symbol.asyncIterator]: () => iterator }))
   expect(tokensOf(rest, 0).length).toBe(40)
   expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test('tokens of samples that run at once are joined each with its own', async () => {
+  const simulation = await startSimulation([{ capacity: 2, chunkTokens: 1 }])
+  const { clock, supervisor } = simulation
+  const rollout = supervisor.submit({ prompt: [7, 20], samples: 2 })
+  const iterator = rollout.events[Symbol.asyncIterator]()
+  await iterator.next()
+  await clock.run(rollout.result)
+  const rest = await read({ [Symbol.asyncIterator]: () => iterator })
+  for (const sample of [0, 1])
+    expect(tokensOf(rest, sample)).toEqual(Array.from({ length: 20 }, (_, at) => tokenOf(7, at)))
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test('a reader that leaves is nowhere any more (D19)', async () => {
+  const task: { listeners: Set<unknown> | null; group: null } = { listeners: null, group: null }
+  const event = {
+    type: 'sample.ended',
+    at: 0,
+    taskId: 't',
+    sample: 0,
+    kind: 'rollout',
+    outcome: 'completed',
+    tokens: 0,
+  }
+  const events = taskEvents(task as never, () => [event as RolloutEvent])
+  const [first, second] = [events[Symbol.asyncIterator](), events[Symbol.asyncIterator]()]
+  await first.next()
+  await second.next()
+  expect(task.listeners?.size).toBe(2)
+  await first.return!()
+  expect(task.listeners?.size).toBe(1)
+  await second.return!()
+  // Null is what keeps events from being built.
+  expect(task.listeners).toBe(null)
 })
 
 test('two readers of one task each get all of it', async () => {
