@@ -119,3 +119,46 @@ test.each(['stays', 'was removed'])(
     await removed
   },
 )
+
+/** A server that ends requests by id, of which the first so many calls are lost. */
+async function losing(lost: number) {
+  const simulation = simulate([], { minInstances: 0 })
+  const { clock, supervisor } = simulation
+  await clock.run(supervisor.start())
+  const server = simulateServer(clock, { id: 'a', capacity: 1, chunkTokens: 1 })
+  const asked: number[] = []
+  const engine: DriverFactory = (options) => {
+    const driver = server.engine(options)
+    return {
+      ...driver,
+      async abort(id) {
+        asked.push(clock.now())
+        if (asked.length > lost) await driver.abort(id)
+      },
+    }
+  }
+  supervisor.add({ id: 'a', url: server.url, engine })
+  await clock.advance(1)
+  const rollout = supervisor.submit({ prompt: [1, 10_000], sampling: { maxTokens: 10_000 } })
+  await clock.advance(49)
+  rollout.cancel()
+  return { simulation, server, asked, running: () => supervisor.getSnapshot().instances[0]!.running }
+}
+
+test('an abort that was lost is repeated until the server ends the request (F3, I11)', async () => {
+  const { simulation, server, asked, running } = await losing(3)
+  await simulation.clock.advance(740)
+  expect([server.running, running()]).toEqual([1, 1])
+  await simulation.clock.advance(20)
+  expect([server.running, running()]).toEqual([0, 0])
+  expect(asked).toEqual([50, 300, 550, 800])
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test('where all aborts are lost the socket is closed, and nothing is asked any more (F3, D3)', async () => {
+  const { simulation, server, asked, running } = await losing(Number.POSITIVE_INFINITY)
+  await simulation.clock.advance(20_000)
+  expect([server.running, running()]).toEqual([0, 0])
+  expect(asked.length).toBe(12)
+  expect(await closeSimulation(simulation)).toBe(0)
+})
