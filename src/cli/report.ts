@@ -102,7 +102,8 @@ export function createReport(parts: ReportParts): DemoReport {
     tokensPerSecond: Math.round((tokens * 1_000) / Math.max(1, wallMs)),
     account: parts.tokens,
     fidelity: { ...fidelity, exact },
-    utilisation: round(timeline.utilisation, 4),
+    // Finer than it is shown, or what is shown would be rounded twice, and differ from the timeline.
+    utilisation: round(timeline.utilisation, 6),
     capacityMs: Math.round(timeline.capacityMs),
     idleMs: rounded(timeline.idleMs),
     phases: Object.fromEntries(
@@ -110,7 +111,7 @@ export function createReport(parts: ReportParts): DemoReport {
     ),
     instances: instances.map((instance) => ({
       ...instance,
-      utilisation: round(instance.utilisation, 4),
+      utilisation: round(instance.utilisation, 6),
       capacityMs: Math.round(instance.capacityMs),
       idleMs: rounded(instance.idleMs),
     })),
