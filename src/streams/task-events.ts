@@ -22,34 +22,54 @@ export type RolloutEvent = SampleEvent | TokensEvent
 
 /** `present` says where each sample is now. */
 export function taskEvents(task: LiveTask, present: () => RolloutEvent[]): AsyncIterable<RolloutEvent> {
-  return {
-    async *[Symbol.asyncIterator]() {
-      let buffer = present()
-      let wake: (() => void) | null = null
-      const record = (event: unknown): void => {
-        join(buffer, event as RolloutEvent)
-        wake?.()
-      }
-      task.listeners ??= new Set()
-      task.listeners.add(record)
-      try {
-        for (;;) {
-          const read = buffer
-          buffer = []
-          yield* read
-          if (buffer.length > 0) continue
-          if (task.group !== null) return
-          await new Promise<void>((resolve) => {
-            wake = resolve
-          })
-          wake = null
-        }
-      } finally {
-        task.listeners.delete(record)
-        if (task.listeners.size === 0) task.listeners = null
-      }
-    },
+  return { [Symbol.asyncIterator]: () => createReader(task, present) }
+}
+
+/** Not a generator: that would hear of a reader who leaves only with the next event, which may never come. */
+function createReader(task: LiveTask, present: () => RolloutEvent[]): AsyncIterableIterator<RolloutEvent> {
+  let buffer: RolloutEvent[] = []
+  let begun = false
+  let left = false
+  /** Readers who wait, in order. Each looks again for itself. */
+  let waiting: (() => void)[] = []
+
+  const wake = (): void => {
+    const all = waiting
+    waiting = []
+    for (const look of all) look()
   }
+  const record = (event: unknown): void => {
+    join(buffer, event as RolloutEvent)
+    wake()
+  }
+  const leave = (): void => {
+    begun = true
+    left = true
+    buffer = []
+    if (task.listeners?.delete(record) && task.listeners.size === 0) task.listeners = null
+    wake()
+  }
+  const iterator: AsyncIterableIterator<RolloutEvent> = {
+    async next() {
+      if (!begun) {
+        begun = true
+        buffer = present()
+        task.listeners ??= new Set()
+        task.listeners.add(record)
+      }
+      while (buffer.length === 0 && task.group === null && !left) await new Promise<void>((look) => waiting.push(look))
+      const value = buffer.shift()
+      if (value !== undefined) return { done: false, value }
+      leave()
+      return { done: true, value: undefined }
+    },
+    async return() {
+      leave()
+      return { done: true, value: undefined }
+    },
+    [Symbol.asyncIterator]: () => iterator,
+  }
+  return iterator
 }
 
 /** Token events are copied when they are recorded, so that joining the next one may grow them in place. */

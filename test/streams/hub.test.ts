@@ -1,6 +1,7 @@
 /**
  * `completions$`, `groups$` and `events$`: hot, replaying nothing, evaluations included, complete on close and at once after it (decision 15).
  */
+import type { Observable } from 'rxjs'
 import { expect, test } from 'vitest'
 import { closeSimulation, startSimulation } from '../simulate.ts'
 
@@ -24,12 +25,14 @@ test('all complete on close, after the last of what they carry, and at once for 
   const { supervisor } = simulation
   const told: string[] = []
   const listen = (): void => {
-    for (const name of ['completions$', 'groups$', 'events$'] as const)
-      supervisor[name].subscribe({
+    for (const name of ['completions$', 'groups$', 'events$'] as const) {
+      const stream: Observable<unknown> = supervisor[name]
+      stream.subscribe({
         next: () => name !== 'events$' && told.push(name),
         error: () => told.push(`error of ${name}`),
         complete: () => told.push(`end of ${name}`),
       })
+    }
   }
   listen()
   supervisor.submit({ prompt: [1, 500], samples: 2 })

@@ -5,7 +5,7 @@ import { expect, test } from 'vitest'
 import type { RolloutEvent } from '../../src/index.ts'
 import { taskEvents } from '../../src/streams/task-events.ts'
 import { tokenOf } from '../../src/testing/simulated-fleet.ts'
-import { closeSimulation, startSimulation } from '../simulate.ts'
+import { closeSimulation, simulate, startSimulation } from '../simulate.ts'
 
 async function read(events: AsyncIterable<RolloutEvent>): Promise<RolloutEvent[]> {
   const all: RolloutEvent[] = []
@@ -94,6 +94,19 @@ test('a reader that leaves is nowhere any more (D19)', async () => {
   expect(task.listeners).toBe(null)
 })
 
+test('a reader that leaves while it waits for an event that never comes is not kept', async () => {
+  const simulation = simulate([])
+  const { clock, supervisor } = simulation
+  const rollout = supervisor.submit({ prompt: [7, 4] })
+  const iterator = rollout.events[Symbol.asyncIterator]()
+  expect((await iterator.next()).value.type).toBe('sample.queued')
+  const [second, third] = [iterator.next(), iterator.next()]
+  await clock.settle()
+  await iterator.return!()
+  expect([(await second).done, (await third).done, (await iterator.next()).done]).toEqual([true, true, true])
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
 test('two readers of one task each get all of it', async () => {
   const simulation = await startSimulation([{ capacity: 2, chunkTokens: 1 }])
   const { clock, supervisor } = simulation
@@ -137,7 +150,6 @@ test('tells of interruptions, retries and cancels', async () => {
     'sample.placed',
     'sample.released',
     'sample.ended',
-    'sample.released',
   ])
   expect(await closeSimulation(simulation)).toBe(0)
 })
