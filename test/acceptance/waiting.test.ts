@@ -127,6 +127,32 @@ test('D13: a pause stops placement at once, also of those just woken', async () 
   expect(await closeSimulation(simulation)).toBe(0)
 })
 
+test('D13: a pause that has to wait for a rolling update stops placement from the moment it is called', async () => {
+  const simulation = await startSimulation([
+    { capacity: 1, loadMs: 100 },
+    { capacity: 1, loadMs: 100 },
+  ])
+  const { clock, supervisor } = simulation
+  const placed: number[] = []
+  supervisor.events$.subscribe((event) => event.type === 'sample.placed' && placed.push(event.at))
+  const update = supervisor.updateWeights({ version: 1, path: '/w', rolling: 1 })
+  supervisor.submit({ prompt: [1, 3], samples: 2 })
+  await clock.advance(50)
+  // One loads, the other serves on.
+  const before = [...placed]
+  expect([before.includes(0), supervisor.getSnapshot().phase]).toEqual([true, 'weightUpdate'])
+  const paused = supervisor.pause()
+  const late = supervisor.submit({ prompt: [1, 3], samples: 2 })
+  await clock.advance(20)
+  expect([...late.waitingFor.values()]).toEqual(['phase', 'phase'])
+  await clock.run(Promise.all([update, paused]))
+  await clock.advance(1_000)
+  expect(placed).toEqual(before)
+  await clock.run(supervisor.resume())
+  expect((await clock.run(late.result)).complete).toBe(true)
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
 test('D14: 200 waiters over 2 slots cost at most 2 placement steps a task', async () => {
   const simulation = await startSimulation([{ capacity: 1 }, { capacity: 1 }])
   const { clock, supervisor } = simulation
@@ -266,6 +292,17 @@ test('D11: under back-pressure only new tasks say so: samples of started ones, a
   await first
   await reader.return!()
   await clock.run(supervisor.drainAll())
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test('D19: the deadline of a sample that got its slot leaves no timer', async () => {
+  const simulation = await startSimulation([{ capacity: 1 }], { timeouts: { waitMs: 60_000 } })
+  const { clock, supervisor } = simulation
+  const first = supervisor.submit({ prompt: [1, 5] })
+  const second = supervisor.submit({ prompt: [1, 5] })
+  await clock.run(first.result)
+  await clock.run(second.result)
+  expect([clock.pending, clock.now()]).toEqual([0, 100])
   expect(await closeSimulation(simulation)).toBe(0)
 })
 

@@ -97,8 +97,8 @@ export function wordyEngine(
   }
 }
 
-/** Right most of the time; else it throws, or names an instance that is full or unknown. */
-export function faultyPolicy(random: Random): PlacementPolicy {
+/** Right most of the time; else it throws, or names an instance that is full or unknown. `meddle` is called in the middle of each choice. */
+export function faultyPolicy(random: Random, meddle: () => void): PlacementPolicy {
   const inner = roundRobin()
   const ids = new Set<string>(['nobody'])
   const mayThrow = (): void => {
@@ -122,14 +122,23 @@ export function faultyPolicy(random: Random): PlacementPolicy {
     },
     pick(sample) {
       mayThrow()
-      return random.int(5) === 0 ? [...ids][random.int(ids.size)]! : inner.pick(sample)
+      const id = random.int(5) === 0 ? [...ids][random.int(ids.size)]! : inner.pick(sample)
+      meddle()
+      return id
     },
   }
 }
 
-/** An instance machine of the user's own, whose guard refuses now and then. */
-export function moodyMachine(random: Random): typeof instanceMachine {
+/** An instance machine of the user's own, whose guard refuses now and then, or throws, and in which `meddle` is called. */
+export function moodyMachine(random: Random, meddle: () => void): typeof instanceMachine {
   return instanceMachine.provide({
-    guards: { takesWork: ({ context }) => context.leases < context.capacity && random.int(4) > 0 },
+    guards: {
+      takesWork: ({ context }) => {
+        meddle()
+        const mood = random.int(8)
+        if (mood === 0) throw new Error('a bug of the guard')
+        return context.leases < context.capacity && mood > 1
+      },
+    },
   })
 }

@@ -87,12 +87,20 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
       totalMs: maybe(0.2, 50, 600),
     }).filter(([, ms]) => ms !== undefined),
   )
+  /** What the user's own code does the next time that it is asked, in the middle of a step. */
+  let inside: (() => void) | null = null
+  function meddled(): void {
+    const act = inside
+    inside = null
+    act?.()
+  }
   const supervisor = createSupervisor({
     instances: Array.from({ length: between(1, 4) }, server),
     policy: chance(0.1)
-      ? faultyPolicy(random)
+      ? faultyPolicy(random, meddled)
       : pick(['least-request', 'least-request', 'round-robin', { name: 'round-robin', strict: true }] as const)!,
-    ...(chance(0.1) ? { instanceMachine: moodyMachine(random) } : {}),
+    ...(chance(0.1) ? { instanceMachine: moodyMachine(random, meddled) } : {}),
+    ...(chance(0.05) ? { inspect: meddled } : {}),
     timeouts,
     breaker: { failures: between(1, 3), resetMs: 50, maxResetMs: 400 },
     retry: { attempts: between(2, 6) },
@@ -163,7 +171,7 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
   async function advance(ms: number): Promise<void> {
     await clock.advance(ms)
   }
-  /** Acts from inside events, as a user's subscriber may. */
+  /** Acts from inside events, as a user's subscriber may, or from where the user's policy, guard or inspector is called. */
   function meddle(): void {
     const action = pick([
       () => pick(rollouts)?.cancel(),
@@ -172,11 +180,18 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
       () => quietly(supervisor.resume()),
       () => leave(() => null),
     ])!
-    const which = pick(['sample.placed', 'sample.ended', 'sample.released', 'sample.queued', 'instance.left'])
+    const which = pick(['sample.placed', 'sample.ended', 'sample.released', 'sample.queued', 'instance.left', 'inside'])
+    const act = (): void => {
+      if (!run.closing && !healing) action()
+    }
+    if (which === 'inside') {
+      inside = act
+      return
+    }
     const subscription = supervisor.events$.subscribe((event) => {
       if (event.type !== which) return
       subscription.unsubscribe()
-      if (!run.closing && !healing) action()
+      act()
     })
   }
   function leave(deadline: () => { timeoutMs?: number } | null): void {
