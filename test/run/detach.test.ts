@@ -162,3 +162,12 @@ test('where all aborts are lost the socket is closed, and nothing is asked any m
   expect(asked.length).toBe(12)
   expect(await closeSimulation(simulation)).toBe(0)
 })
+
+test('close() waits two seconds for aborts, closes the sockets then, and is done (I12)', async () => {
+  const { simulation, server, asked } = await losing(Number.POSITIVE_INFINITY)
+  const { clock, supervisor } = simulation
+  const before = clock.now()
+  await clock.run(supervisor.close())
+  expect([clock.now() - before, server.running, clock.pending]).toEqual([2_000, 0, 0])
+  expect(asked.length).toBeLessThan(12)
+})
