@@ -262,6 +262,7 @@ export const instanceMachine = setup({
           { target: 'serving' },
         ],
         'server.suspected': { actions: 'suspect' },
+        'server.stalled': { target: 'unhealthy' },
         'weights.loaded': { actions: 'relabel' },
         'weights.lost': { target: 'stale' },
         'probe.failed': { target: 'unhealthy' },

@@ -42,9 +42,9 @@ async function look(run: Run, instance: Instance, counted: number | null): Promi
   if (instance.watchdog !== watchdog || !isMember(run, instance)) return
   if (quietMs() < halfMs) return untilHalf()
   if (quietMs() < watchdogMs) return arm(run, instance, watchdogMs - quietMs(), counter)
-  // A moving counter: it works on something, and has not sent it yet. A paused server stands still by order.
+  // A moving counter: it works on something, and has not sent it yet. A server that we hold stands still by order.
   const moves = counter !== null && counter !== counted
-  if (moves || instance.actor.getSnapshot().matches('paused')) arm(run, instance, watchdogMs, counter)
+  if (moves || instance.held !== null) arm(run, instance, watchdogMs, counter)
   else stalled(run, instance)
 }
 

@@ -110,6 +110,7 @@ describe('every reachable state against every event', () => {
       paused --instance.stop--> stopped
       paused --lease.released (failed)--> paused | unhealthy.open
       paused --probe.failed--> unhealthy.open
+      paused --server.stalled--> unhealthy.open
       paused --weights.lost--> stale
       serving.busy --capacity.changed (1)--> serving.saturated
       serving.busy --gate.closed--> paused

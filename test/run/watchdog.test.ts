@@ -51,3 +51,39 @@ test('one that worked in silence and then stands still is found within two', asy
   expect(first!.endedAt).toBeLessThanOrEqual(2_550 + 2 * WATCHDOG_MS)
   expect(await closeSimulation(simulation)).toBe(0)
 })
+
+test.each(['update', 'pause'])(
+  'a server that stands still in the drain of an %s keeps nobody waiting',
+  async (what) => {
+    const simulation = await start(10)
+    const { clock, supervisor, server } = simulation
+    const rollout = supervisor.submit({ prompt: [1, 50] })
+    await clock.advance(25)
+    server('a').freeze()
+    const drained: Promise<unknown> =
+      what === 'pause' ? supervisor.pause() : supervisor.updateWeights({ version: 1, path: '/w/1', mode: 'drain' })
+    await clock.run(drained)
+    expect(clock.now()).toBeLessThan(2 * WATCHDOG_MS)
+    await supervisor.resume()
+    const { completions } = await clock.run(rollout.result)
+    expect(completions[0]!.segments.map(({ instance, reason }) => [instance, reason])).toEqual([
+      ['a', 'timedOut'],
+      ['b', 'finished'],
+    ])
+    server('a').thaw()
+    expect(await closeSimulation(simulation)).toBe(0)
+  },
+)
+
+test('a server that a pause has frozen stands still by order', async () => {
+  const simulation = await start(10)
+  const { clock, supervisor } = simulation
+  const rollout = supervisor.submit({ prompt: [1, 50] })
+  await clock.advance(25)
+  await clock.run(supervisor.pause({ mode: 'keep' }))
+  await clock.advance(10 * WATCHDOG_MS)
+  await clock.run(supervisor.resume())
+  const { completions } = await clock.run(rollout.result)
+  expect(completions[0]!.segments.map(({ instance, reason }) => [instance, reason])).toEqual([['a', 'finished']])
+  expect(await closeSimulation(simulation)).toBe(0)
+})
