@@ -20,8 +20,9 @@ import { createRun } from './run/create-run.ts'
 import { drainRun } from './run/drain-run.ts'
 import { runEpisode } from './run/episode.ts'
 import { evaluate } from './run/evaluate.ts'
-import { drain, join, probe } from './run/fleet.ts'
+import { drain, probe } from './run/fleet.ts'
 import { admit, hasFreeSlot, mustBeFree, withdraw } from './run/intake.ts'
+import { join } from './run/join.ts'
 import { type RolloutOptions, rolloutBatch } from './run/on-policy.ts'
 import { type PauseReport, pauseRun, resumeRun } from './run/pause.ts'
 import { placesWork } from './run/phase.ts'
@@ -88,7 +89,7 @@ export class Supervisor {
   constructor(options: SupervisorOptions) {
     const checked = checkOptions(options)
     this.#run = createRun(checked)
-    join(this.#run, checked.instances)
+    join(this.#run, checked.instances, () => {})
     const tasks = checked.restore === null ? [] : restoreRun(this.#run, checked.restore)
     this.restored = tasks.map((task) => new Rollout(this.#run, task))
     this.completions$ = this.#run.hub.completions.asObservable()
@@ -248,10 +249,11 @@ export class Supervisor {
 
   /** Adds an instance while running; it takes work as soon as it answers. @returns its id */
   add(options: InstanceOptions): string {
-    mustBeOpen(this.#run, 'add')
-    const [instance] = join(this.#run, [checkInstance(options)])
-    void probe(this.#run, instance!)
-    return instance!.id
+    const run = this.#run
+    mustBeOpen(run, 'add')
+    const instance = checkInstance(options)
+    join(run, [instance], (joined) => void probe(run, joined))
+    return instance.id
   }
 
   /** Gives an instance no new work, and removes it when its last generation ends or `timeoutMs` has passed; what still runs then resumes elsewhere. */

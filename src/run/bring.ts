@@ -7,7 +7,7 @@
  * (R10), unhealthy where it no longer answers (F2). One load at a time.
  */
 import { RolloutError, toRolloutError } from '../errors.ts'
-import { freeze, holdEmpty, openServer } from './hold.ts'
+import { freeze, holdEmpty, openServer, takeMemoryBack } from './hold.ts'
 import { createInterruption, type Interruption, interrupt, letGo } from './interrupt.ts'
 import { quiet, serverQuiet } from './quiet.ts'
 import { type Attempt, can, type Instance, isMember, type Run, type Update } from './run.ts'
@@ -175,12 +175,6 @@ function markSeams({ attempts }: Instance, version: number): readonly Attempt[] 
 
 function unmarkSeams(frozen: readonly Attempt[]): void {
   for (const attempt of frozen) attempt.seams = attempt.seams!.slice(0, -1)
-}
-
-async function takeMemoryBack(instance: Instance, signal: AbortSignal): Promise<void> {
-  if (!instance.isReleased) return
-  await instance.driver.reclaim!(signal)
-  instance.isReleased = false
 }
 
 async function verify(instance: Instance, version: number, signal: AbortSignal): Promise<void> {

@@ -60,6 +60,7 @@ export function createRun(options: CheckedOptions): Run {
     policy,
     queue: createQueue(),
     instances: new Map(),
+    joining: new Set(),
     leaving: new Set(),
     tasks: new Map(),
     attempts: new Map(),

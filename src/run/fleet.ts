@@ -1,18 +1,16 @@
 /**
- * Membership and health: instances join, are probed, open and close, and leave, while the run goes on (D9). Listens to what
+ * Health, and the end of membership: instances are probed, open and close, and leave, while the run goes on (D9). Listens to what
  * the instance machines emit; the machines decide, this does the I/O they ask for and keeps the ledger in step.
  */
 import { askDriver, type Probe } from '../engines/driver.ts'
 import { messageOf, RolloutError, toRolloutError } from '../errors.ts'
-import type { CheckedInstance } from '../options.ts'
 import { waitAgain } from './again.ts'
 import { bringUpToDate, isBehind } from './bring.ts'
 import { detach } from './detach.ts'
 import { expectedLabel } from './expected-label.ts'
 import { isGateClosed } from './gate.ts'
 import { blame, forgetRefusal } from './health.ts'
-import { isOpenToProbes, leaveOpen } from './hold.ts'
-import { LACKS_NOTHING } from './misfit.ts'
+import { isOpenToProbes, lacksMemory, leaveOpen, takeMemoryBack } from './hold.ts'
 import { type Instance, isMember, type Run } from './run.ts'
 import { leftFault } from './steps.ts'
 import { askNext } from './tokenize.ts'
@@ -24,67 +22,8 @@ const DEFAULT_CAPACITY: Readonly<Record<string, number>> = { sglang: 256, vllm: 
 /** For engines that are usually started with few slots. */
 const DEFAULT_CAPACITY_OTHERS = 4
 
-/** Puts instances into the books and spawns their machines, in one batch. */
-export function join(run: Run, specs: readonly CheckedInstance[]): Instance[] {
-  for (const spec of specs) {
-    for (const other of run.instances.values()) {
-      if (other.id === spec.id || other.spec.url === spec.url) {
-        throw new RolloutError(
-          'DUPLICATE_INSTANCE',
-          `expected an id and url that no instance of the fleet has, found ${spec.id} (${spec.url}) beside ${other.id} (${other.spec.url})`,
-          { instance: spec.id },
-        )
-      }
-    }
-  }
-  const { breaker } = run.options
-  // A factory may be the user's own, and throw: nothing has joined then.
-  const drivers = specs.map(({ id, url, apiKey, model, createDriver }) =>
-    createDriver({ id, url, apiKey, model, clock: run.clock }),
-  )
-  run.actor.send({
-    type: 'instances.added',
-    instances: specs.map(({ id, capacity }) => ({ id, capacity: capacity ?? 1, breaker })),
-  })
-  const { children } = run.actor.getSnapshot()
-  return specs.map((spec, index) => {
-    const instance: Instance = {
-      id: spec.id,
-      spec,
-      driver: drivers[index]!,
-      actor: children[spec.id] as Instance['actor'],
-      account: run.ledger.add(spec.id, spec.weight),
-      attempts: new Set(),
-      totals: { placed: 0, completed: 0, failed: 0, interrupted: 0, tokens: 0, waitedMs: 0 },
-      loadedVersion: null,
-      version: run.version,
-      isTrusted: true,
-      gate: new Set(),
-      held: null,
-      isReleased: false,
-      onLeaving: new Set(),
-      loading: Promise.resolve(),
-      bringing: { timer: null, tries: 0 },
-      probe: null,
-      lacks: LACKS_NOTHING,
-      vocabulary: Number.POSITIVE_INFINITY,
-      kind: '',
-      tokenizes: true,
-      tokenizerCalls: 0,
-      heardAt: Number.NEGATIVE_INFINITY,
-      watchdog: null,
-      refusal: null,
-      fault: null,
-      onLeft: [],
-    }
-    run.instances.set(spec.id, instance)
-    run.policy.add(instance.account)
-    listen(run, instance)
-    return instance
-  })
-}
-
-function listen(run: Run, instance: Instance): void {
+/** Does what its machine asks for, and keeps the books in step with it. */
+export function listen(run: Run, instance: Instance): void {
   const { actor, id } = instance
   instance.driver.onHangUp?.(() => {
     instance.heardAt = Number.NEGATIVE_INFINITY
@@ -152,6 +91,7 @@ export function stateOf(instance: Instance): string {
 export async function probe(run: Run, instance: Instance): Promise<void> {
   const { driver, spec, actor } = instance
   try {
+    if (lacksMemory(run, instance)) await takeMemoryBack(instance)
     const found = await driver.probe()
     if (!isMember(run, instance)) return
     // What somebody here holds stays held.

@@ -46,22 +46,51 @@ export async function freeze(run: Run, instance: Instance, signal: AbortSignal):
 
 /** Opens a server, and asks it whether it is open. @throws when it is not, after some tries; it still counts as held then */
 export async function openServer(run: Run, instance: Instance, signal?: AbortSignal): Promise<void> {
+  await persist(run, instance, signal, async () => {
+    await bounded(run, signal, (ended) => instance.driver.resume(ended))
+    const found = await bounded(run, signal, (ended) => instance.driver.probe(ended))
+    if (found.paused) throw stillPaused(instance)
+    // It may have restarted just now, open and with other weights.
+    if (found.weightVersion !== (expectedLabel(instance) ?? found.weightVersion)) instance.isTrusted = false
+  })
+  instance.held = null
+}
+
+async function persist(
+  run: Run,
+  { id }: Instance,
+  signal: AbortSignal | undefined,
+  work: () => Promise<void>,
+): Promise<void> {
   for (let tries = 1; ; tries++) {
     try {
-      await bounded(run, (ended) => instance.driver.resume(ended))
-      const found = await bounded(run, (ended) => instance.driver.probe(ended))
-      if (found.paused) throw stillPaused(instance)
-      // It may have restarted just now, open and with other weights.
-      if (found.weightVersion !== (expectedLabel(instance) ?? found.weightVersion)) instance.isTrusted = false
-      break
+      return await work()
     } catch (cause) {
-      if (tries >= OPEN_TRIES || run.closing)
-        throw toRolloutError(cause, 'UNREACHABLE', `instance ${instance.id} does not open`, instance.id)
+      signal?.throwIfAborted()
+      if (tries >= OPEN_TRIES || (run.closing && isSilent(cause)))
+        throw toRolloutError(cause, 'UNREACHABLE', `instance ${id} does not open`, id)
     }
     await sleep(run.clock, OPEN_PAUSE_MS, signal)
     signal?.throwIfAborted()
   }
-  instance.held = null
+}
+
+/** Takes the GPU memory back that a pause had it give away. Weights that were discarded meanwhile leave it stale. */
+export async function takeMemoryBack(instance: Instance, signal?: AbortSignal): Promise<void> {
+  if (!instance.isReleased) return
+  const { weightsKept } = await instance.driver.reclaim!(signal)
+  instance.isReleased = false
+  if (!weightsKept) instance.isTrusted = false
+}
+
+/** Nobody is at work there, and no pause wants it without its memory: a resume has failed to take it back. */
+export function lacksMemory(run: Run, { isReleased, onLeaving }: Instance): boolean {
+  return isReleased && onLeaving.size === 0 && !run.isHalted
+}
+
+/** Nobody waits at the end of a run for a server that does not answer. */
+function isSilent(cause: unknown): boolean {
+  return RolloutError.isInstance(cause) && cause.code === 'UNREACHABLE'
 }
 
 /** What was held by mistake, ours or that of a trainer before us, a probe opens; not what somebody is at work on, or what a pause froze. */
@@ -73,8 +102,7 @@ export function isOpenToProbes(run: Run, { held, onLeaving }: Instance): boolean
 export async function leaveOpen(run: Run, instance: Instance): Promise<void> {
   await instance.loading
   try {
-    if (instance.isReleased) await bounded(run, (signal) => instance.driver.reclaim!(signal))
-    instance.isReleased = false
+    await persist(run, instance, undefined, () => bounded(run, undefined, (signal) => takeMemoryBack(instance, signal)))
     if (instance.held !== null) await openServer(run, instance)
   } catch (cause) {
     run.log.error({ instance: instance.id, err: cause }, 'the server could not be left open')
@@ -85,19 +113,24 @@ function stillPaused({ id }: Instance): RolloutError {
   return new RolloutError('ENGINE_ERROR', `expected instance ${id} to be open, found it paused`, { instance: id })
 }
 
-async function bounded<T>(run: Run, call: (signal: AbortSignal) => Promise<T>): Promise<T> {
+async function bounded<T>(
+  run: Run,
+  signal: AbortSignal | undefined,
+  call: (ended: AbortSignal) => Promise<T>,
+): Promise<T> {
   const controller = new AbortController()
+  const stop = (): void => controller.abort(signal?.reason)
   const late = new RolloutError('UNREACHABLE', `expected an answer within ${CALL_MS} ms, found none`)
-  let timer: unknown
+  const timer = run.clock.setTimeout(() => controller.abort(late), CALL_MS)
   const stopped = new Promise<never>((_, reject) => {
-    timer = run.clock.setTimeout(() => {
-      controller.abort(late)
-      reject(late)
-    }, CALL_MS)
+    controller.signal.addEventListener('abort', () => reject(controller.signal.reason as Error), { once: true })
   })
+  signal?.addEventListener('abort', stop, { once: true })
+  if (signal?.aborted === true) stop()
   try {
     return await Promise.race([call(controller.signal), stopped])
   } finally {
     run.clock.clearTimeout(timer)
+    signal?.removeEventListener('abort', stop)
   }
 }

@@ -5,7 +5,7 @@
  */
 import { RolloutError, toRolloutError } from '../errors.ts'
 import { closeGate, openGate } from './gate.ts'
-import { freeze, openServer } from './hold.ts'
+import { freeze, lacksMemory, openServer, takeMemoryBack } from './hold.ts'
 import { createInterruption, type Interruption, interrupt, letGo } from './interrupt.ts'
 import { phaseOf } from './phase.ts'
 import { quiet, serverQuiet } from './quiet.ts'
@@ -161,7 +161,11 @@ export async function resumeRun(run: Run): Promise<PauseReport> {
   run.isHalted = false
   if (run.closing) throw new RolloutError('CLOSED', 'resume was overtaken by close()')
   run.actor.send({ type: 'resume.requested' })
-  for (const instance of run.instances.values()) openGate(run, instance, 'pause')
+  for (const instance of run.instances.values()) {
+    // Probed while the others were awakened, it answered.
+    if (lacksMemory(run, instance)) instance.actor.send({ type: 'probe.failed' })
+    openGate(run, instance, 'pause')
+  }
   tellPhase(run)
   run.line.look()
   wake(run, 'queue.changed')
@@ -170,13 +174,7 @@ export async function resumeRun(run: Run): Promise<PauseReport> {
 
 async function awaken(run: Run, instance: Instance): Promise<InstancePause> {
   const result = await stepwise(run, instance, 'the resume', 'resume', async ({ take, signal }) => {
-    if (instance.isReleased) {
-      await take('reclaim', MEMORY_MS, async () => {
-        const { weightsKept } = await instance.driver.reclaim!(signal)
-        instance.isReleased = false
-        if (!weightsKept) instance.isTrusted = false
-      })
-    }
+    if (instance.isReleased) await take('reclaim', MEMORY_MS, () => takeMemoryBack(instance, signal))
     if (instance.held !== null) await take('resume', RESUME_MS, () => openServer(run, instance, signal))
   })
   if (!isMember(run, instance)) return result

@@ -126,7 +126,7 @@ export interface Instance {
   tokenizes: boolean
   /** Prompts that it is asked to make into token ids right now. */
   tokenizerCalls: number
-  /** When it last answered or sent tokens; -Infinity after it hung up. */
+  /** When it last answered or sent tokens; -Infinity from the moment it hung up until it answers a probe. */
   heardAt: number
   /** Timer of its watchdog, while attempts run there. */
   watchdog: unknown
@@ -182,6 +182,8 @@ export interface Run {
   readonly policy: PlacementPolicy
   readonly queue: Queue<Sample>
   readonly instances: Map<string, Instance>
+  /** Instances that were added from inside a placement step, until it has ended. */
+  readonly joining: Set<CheckedInstance>
   /** Instances that have left, whose drivers are not closed yet. */
   readonly leaving: Set<Instance>
   readonly tasks: Map<string, LiveTask>

@@ -3,6 +3,7 @@
  */
 import { expect, test } from 'vitest'
 import type { Group, PlacementPolicy } from '../../src/index.ts'
+import { simulateServer } from '../../src/testing/simulated-fleet.ts'
 import { closeSimulation, startSimulation } from '../simulate.ts'
 
 test('a subscriber that cancels the rest of a task at its first completion gets one group', async () => {
@@ -139,5 +140,26 @@ test('a group is in line before anybody is told of it: what they submit comes af
   supervisor.submit({ id: 'first', prompt: [1, 5], samples: 3 })
   await clock.run(supervisor.drainAll())
   expect(placed).toEqual(['first/0', 'first/1', 'first/2', 'second/0'])
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test('a subscriber that adds an instance in the middle of a placement step gets one that works', async () => {
+  const simulation = await startSimulation([{ capacity: 1 }])
+  const { clock, supervisor } = simulation
+  const { id, url, engine } = simulateServer(clock, { id: 'late', capacity: 1 })
+  const refused: unknown[] = []
+  const subscription = supervisor.events$.subscribe(({ type }) => {
+    if (type !== 'sample.placed') return
+    subscription.unsubscribe()
+    expect(supervisor.add({ id, url, engine })).toBe('late')
+    try {
+      supervisor.add({ id, url, engine })
+    } catch (error) {
+      refused.push((error as { code: string }).code)
+    }
+  })
+  const { completions } = await clock.run(supervisor.submit({ prompt: [1, 20], samples: 2 }).result)
+  expect(refused).toEqual(['DUPLICATE_INSTANCE'])
+  expect(completions.map(({ segments }) => segments[0]!.instance).sort()).toEqual(['a', 'late'])
   expect(await closeSimulation(simulation)).toBe(0)
 })

@@ -6,9 +6,10 @@ import type { Completion, DriverFactory, EngineDriver, Task } from '../../src/in
 import { checkOptions } from '../../src/options.ts'
 import { closeRun } from '../../src/run/close.ts'
 import { createRun } from '../../src/run/create-run.ts'
-import { join, probe } from '../../src/run/fleet.ts'
+import { probe } from '../../src/run/fleet.ts'
 import { admit, groupOf } from '../../src/run/intake.ts'
 import { createInterruption, type InterruptHow, interrupt } from '../../src/run/interrupt.ts'
+import { join } from '../../src/run/join.ts'
 import { type SimulatedServerOptions, simulateServer, tokenOf } from '../../src/testing/simulated-fleet.ts'
 import { createVirtualClock } from '../../src/testing/virtual-clock.ts'
 
@@ -24,8 +25,8 @@ async function startRun(
   }
   const checked = checkOptions({ instances: [{ id: 'a', url: server.url, engine }], clock })
   const run = createRun(checked)
-  const [instance] = join(run, checked.instances)
-  await clock.run(probe(run, instance!))
+  join(run, checked.instances, (instance) => void probe(run, instance))
+  await clock.settle()
   run.actor.send({ type: 'fleet.ready' })
   return {
     clock,
