@@ -169,7 +169,8 @@ function accepted(attempt: Attempt): void {
 function receive(run: Run, attempt: Attempt, sample: Sample, chunk: Chunk): void {
   if (chunk.tokenIds.length === 0 && chunk.text === null) return
   const now = run.clock.now()
-  attempt.instance.heardAt = now
+  // What it sent before it hung up says nothing of what it is now.
+  if (attempt.instance.heardAt > Number.NEGATIVE_INFINITY) attempt.instance.heardAt = now
   attempt.lastTokenAt = now
   if (run.options.timeouts.progressMs !== null) attempt.movedAt = paceOf(run, sample).now()
   attempt.firstTokenAt ??= now
@@ -255,6 +256,8 @@ function cutShort(run: Run, attempt: Attempt, sample: Sample): void {
   attempt.instance.totals.interrupted++
   waitAgain(run, attempt, sample, 'interrupted')
   confirmEnded(run, attempt, () => giveBack(run, attempt))
+  // Others may have room for it before the server has let go.
+  if (attempt.instance.attempts.has(attempt)) wake(run, 'queue.changed')
 }
 
 function fail(run: Run, attempt: Attempt, sample: Sample, error: RolloutError): void {

@@ -38,8 +38,8 @@ export function endAtEngine(run: Run, attempt: Attempt): void {
       hangUp(attempt)
       return
     }
-    askDriver(() => instance.driver.abort(requestId)).catch(() => hangUp(attempt))
     attempt.watch = run.clock.setTimeout(ask, ABORT_REPEAT_MS)
+    askDriver(() => instance.driver.abort(requestId)).catch(() => hangUp(attempt))
   }
   attempt.onAccepted = ask
   ask()

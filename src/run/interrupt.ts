@@ -6,6 +6,7 @@
 import { waitAgain } from './again.ts'
 import { detach, endAtEngine } from './detach.ts'
 import type { Attempt, Run } from './run.ts'
+import { wake } from './wake.ts'
 
 /** What the sample does afterwards: continue from its tokens, or begin again. */
 export type InterruptHow = 'resume' | 'restart'
@@ -55,6 +56,8 @@ export function letGo(run: Run, attempts: Iterable<Attempt>, interruption: Inter
     instance.totals.interrupted++
     waitAgain(run, attempt, sample, 'interrupted')
   }
+  // Others may have room for them before the server has let go.
+  wake(run, 'queue.changed')
 }
 
 function mustRunOn({ sample }: Attempt, { how }: Interruption): boolean {

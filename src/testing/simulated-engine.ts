@@ -20,6 +20,7 @@ export interface SimulatedEngineOptions {
 
 export interface SimulatedEngine {
   readonly capacity: number
+  readonly alive: boolean
   readonly running: number
   readonly waiting: number
   readonly strangers: number
@@ -229,6 +230,9 @@ export function createSimulatedEngine(clock: Clock, options: SimulatedEngineOpti
 
   return {
     capacity,
+    get alive() {
+      return alive
+    },
     get running() {
       return running
     },

@@ -42,6 +42,8 @@ export interface SimulatedServer {
   /** As InstanceOptions wants it. */
   readonly url: string
   readonly engine: DriverFactory
+  /** False from its death until it is revived. */
+  readonly alive: boolean
   readonly running: number
   /** Requests that wait because it is held. */
   readonly waiting: number
@@ -97,6 +99,9 @@ export function simulateServer(clock: Clock, options: SimulatedServerOptions): S
     id,
     url: `sim://${id}`,
     engine: () => driver,
+    get alive() {
+      return server.alive
+    },
     get running() {
       return server.running
     },

@@ -171,3 +171,20 @@ test('close() waits two seconds for aborts, closes the sockets then, and is done
   expect([clock.now() - before, server.running, clock.pending]).toEqual([2_000, 0, 0])
   expect(asked.length).toBeLessThan(12)
 })
+
+test('a sample whose socket was closed goes on elsewhere before its slot is known to be free (I7)', async () => {
+  const simulation = await started(() => new Promise<never>(() => {}))
+  const { clock, supervisor } = simulation
+  const { result } = supervisor.submit({ prompt: [1, 200] })
+  await clock.advance(50)
+  const { id, url, engine } = simulateServer(clock, { id: 'free', capacity: 1 })
+  supervisor.add({ id, url, engine })
+  await clock.advance(1)
+  const update = supervisor.updateWeights({ version: 1, path: '/w/1', rolling: 1 }).catch(() => {})
+  await clock.advance(1_000)
+  expect(supervisor.getSnapshot().conservation).toMatchObject({ waiting: 0, running: 1 })
+  const { completions } = await clock.run(result)
+  expect(completions[0]!.segments.map(({ instance }) => instance)).toEqual(['socket', 'free'])
+  await clock.run(update)
+  expect(await closeSimulation(simulation)).toBe(0)
+})
