@@ -12,6 +12,7 @@ import { createInterruption, type Interruption, interrupt, letGo } from './inter
 import { quiet, serverQuiet } from './quiet.ts'
 import { type Attempt, can, type Instance, isMember, type Run, type Update } from './run.ts'
 import { createSteps, type Steps } from './steps.ts'
+import { moveOn } from './watch.ts'
 
 /** How running generations are treated. */
 export type UpdateMode = 'abort' | 'restart' | 'keep' | 'drain'
@@ -122,6 +123,7 @@ async function load(
     if (touched) {
       // Whatever went on there now would be under weights that nobody knows.
       instance.isTrusted = false
+      moveOn(run, instance)
       letGo(run, instance.attempts, createInterruption('resume'))
     } else {
       unmarkSeams(frozen)

@@ -16,6 +16,7 @@ import { leftFault } from './steps.ts'
 import { askNext } from './tokenize.ts'
 import { forget, learn } from './tracks.ts'
 import { wake } from './wake.ts'
+import { moveOn } from './watch.ts'
 
 /** Documented default for servers that report no limit (D1, decision 12): the common default of SGLang and vLLM fleets. */
 const DEFAULT_CAPACITY: Readonly<Record<string, number>> = { sglang: 256, vllm: 256 }
@@ -101,6 +102,7 @@ export async function probe(run: Run, instance: Instance): Promise<void> {
         await driver.resume()
       }
       instance.held = null
+      moveOn(run, instance)
       if (!isMember(run, instance)) return
     }
     instance.probe = found

@@ -7,6 +7,7 @@ import { expectedLabel } from './expected-label.ts'
 import { createInterruption, interrupt } from './interrupt.ts'
 import { gone, sleep } from './quiet.ts'
 import type { Attempt, Instance, Run } from './run.ts'
+import { moveOn, standStill } from './watch.ts'
 
 /** A request whose response headers do not come for so long is ended before the server is frozen. */
 const HEADERS_MS = 2_000
@@ -40,6 +41,7 @@ export async function freeze(run: Run, instance: Instance, signal: AbortSignal):
     await sleep(run.clock, HEADERS_POLL_MS, signal)
   await gone(run, interrupt(run, underway(), createInterruption('resume')), signal)
   instance.held = 'frozen'
+  standStill(run, instance)
   await instance.driver.pause!('keep', signal)
   return [...instance.attempts].filter(({ sample }) => sample !== null)
 }
@@ -54,6 +56,7 @@ export async function openServer(run: Run, instance: Instance, signal?: AbortSig
     if (found.weightVersion !== (expectedLabel(instance) ?? found.weightVersion)) instance.isTrusted = false
   })
   instance.held = null
+  moveOn(run, instance)
 }
 
 async function persist(

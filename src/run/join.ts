@@ -68,6 +68,7 @@ function enter(run: Run, { spec, driver }: Joining): Instance {
     isTrusted: true,
     gate: new Set(),
     held: null,
+    frozenSince: null,
     isReleased: false,
     onLeaving: new Set(),
     loading: Promise.resolve(),

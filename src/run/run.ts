@@ -45,8 +45,8 @@ export interface Attempt {
   readonly version: number | null
   firstTokenAt: number | null
   lastTokenAt: number
-  /** When it began and when it last moved, in time as deadlines count it. */
-  readonly beganAt: number
+  /** When it began and when it last moved, in time as deadlines count it: both later by as long as it stood still on its server. */
+  beganAt: number
   movedAt: number
   /** The sample it was begun for. */
   readonly owner: Sample
@@ -108,6 +108,8 @@ export interface Instance {
   readonly gate: Set<GateKeeper>
   /** How we hold the server itself, from before it was told to until it has proved to be open. */
   held: 'empty' | 'frozen' | null
+  /** Since when its attempts stand still, in time as deadlines of each kind count it. */
+  frozenSince: Readonly<Record<TaskKind, number>> | null
   /** Its GPU memory is given away. */
   isReleased: boolean
   /** Whatever has to end when it leaves. */

@@ -1,12 +1,13 @@
 /**
  * Deadlines of a running attempt (decision 18): firstTokenMs, progressMs and totalMs, none by default. One timer an attempt,
- * armed for the nearest deadline and, when it fires early because tokens came or time stood still (pace.ts), for the next one.
+ * armed for the nearest deadline and, when it fires early because tokens came or time stood still (pace.ts), for the next one. What is
+ * frozen on its server by an update that rolls over it stands still alone.
  */
 import { RolloutError, type RolloutErrorCode } from '../errors.ts'
 import { exhaust, waitAgain } from './again.ts'
 import { detach } from './detach.ts'
 import { blame } from './health.ts'
-import type { Attempt, Run } from './run.ts'
+import type { Attempt, Instance, Run } from './run.ts'
 import { settle } from './settle.ts'
 import { wake } from './wake.ts'
 
@@ -21,7 +22,7 @@ export function watch(run: Run, attempt: Attempt): void {
   const { firstTokenMs, progressMs, totalMs } = run.options.timeouts
   if (firstTokenMs === null && progressMs === null && totalMs === null) return
   const pace = run.paces[attempt.owner.task.spec.kind]
-  if (pace.stopped) {
+  if (pace.stopped || attempt.instance.frozenSince !== null) {
     pace.halted.add(attempt)
     return
   }
@@ -34,10 +35,31 @@ export function watch(run: Run, attempt: Attempt): void {
   if (at === Number.POSITIVE_INFINITY) return
   attempt.watch = run.clock.setTimeout(() => {
     if (attempt.sample === null) return
-    const due = nearest(run, attempt)
+    const due = attempt.instance.frozenSince === null ? nearest(run, attempt) : null
     if (due !== null && due.at <= pace.now()) expire(run, attempt, due)
     else watch(run, attempt)
   }, at - now)
+}
+
+/** From now on the attempts of an instance stand still. */
+export function standStill(run: Run, instance: Instance): void {
+  instance.frozenSince ??= { rollout: run.paces.rollout.now(), evaluation: run.paces.evaluation.now() }
+}
+
+/** They move on, or are given up: the time since does not count. */
+export function moveOn(run: Run, instance: Instance): void {
+  const { frozenSince } = instance
+  if (frozenSince === null) return
+  instance.frozenSince = null
+  for (const attempt of instance.attempts) {
+    const { kind } = attempt.owner.task.spec
+    const pace = run.paces[kind]
+    // Those that began since, in the moment before the server was held.
+    const stoodMs = pace.now() - Math.max(frozenSince[kind], attempt.beganAt)
+    attempt.beganAt += stoodMs
+    attempt.movedAt += stoodMs
+    if (pace.halted.delete(attempt) && attempt.sample !== null) watch(run, attempt)
+  }
 }
 
 function nearest(run: Run, attempt: Attempt): Deadline | null {

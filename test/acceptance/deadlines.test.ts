@@ -76,3 +76,44 @@ describe('deadlines under a lease (decision 18)', () => {
     expect(await closeSimulation(simulation)).toBe(0)
   })
 })
+
+test.each([
+  ['firstTokenMs', { firstTokenMs: 200 }, 5],
+  ['progressMs', { progressMs: 200 }, 105],
+  ['totalMs', { totalMs: 700 }, 105],
+])(
+  '%s stands still for what an update that rolls over its server has frozen (decision 18)',
+  async (_, timeouts, atMs) => {
+    const loads = [{ loadMs: 2_000 }, { loadMs: 2_000 }]
+    const fleet = loads.map((each) => ({ capacity: 2, chunkTokens: 1, ...each }))
+    const simulation = await startSimulation(fleet, { timeouts })
+    const { clock, supervisor } = simulation
+    const rollout = supervisor.submit({ prompt: [1, 60], samples: 4 })
+    await clock.advance(atMs)
+    const update = supervisor.updateWeights({ version: 1, path: '/w/1', mode: 'keep', rolling: 1 })
+    const { completions } = await clock.run(rollout.result)
+    for (const { outcome, segments } of completions)
+      expect([outcome, segments.map(({ reason }) => reason)]).toEqual(['completed', ['finished']])
+    await clock.run(update)
+    expect(clock.now()).toBeGreaterThan(4_000)
+    expect(await closeSimulation(simulation)).toBe(0)
+  },
+)
+
+test('progressMs still finds what does not move on after a rolling update with keep', async () => {
+  const simulation = await startSimulation([{ chunkTokens: 1 }, { chunkTokens: 1 }], {
+    timeouts: { progressMs: 200 },
+  })
+  const { clock, supervisor, server } = simulation
+  const rollout = supervisor.submit({ prompt: [1, 60] })
+  await clock.advance(105)
+  await clock.run(supervisor.updateWeights({ version: 1, path: '/w/1', mode: 'keep', rolling: 1 }))
+  server('a').freeze()
+  const { completions } = await clock.run(rollout.result)
+  expect(completions[0]!.segments.map(({ instance, reason }) => [instance, reason])).toEqual([
+    ['a', 'timedOut'],
+    ['b', 'finished'],
+  ])
+  expect(completions[0]!.segments[0]!.endedAt).toBeLessThan(600)
+  expect(await closeSimulation(simulation)).toBe(0)
+})
