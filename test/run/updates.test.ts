@@ -165,16 +165,54 @@ test('an instance that leaves during the update fails alone', async () => {
   expect(await closeSimulation(simulation)).toBe(0)
 })
 
-test('a version that is not above the last, or comes before start, is refused and changes nothing', async () => {
-  const simulation = simulate([{ capacity: 1 }])
-  const { clock, supervisor } = simulation
-  const update = (version: number) => clock.run(supervisor.updateWeights({ version, path: '/w' }))
-  await expect(update(1)).rejects.toMatchObject({ code: 'WRONG_PHASE' })
-  await clock.run(supervisor.start())
-  await update(5)
-  for (const version of [5, 4, 0]) await expect(update(version)).rejects.toMatchObject({ code: 'INVALID_OPTIONS' })
-  expect([supervisor.version, supervisor.getSnapshot().phase]).toEqual([5, 'rollout'])
-  expect(await closeSimulation(simulation)).toBe(0)
+describe('a version', () => {
+  test('before start is refused', async () => {
+    const simulation = simulate([{ capacity: 1 }])
+    const { supervisor } = simulation
+    await expect(supervisor.updateWeights({ version: 1, path: '/w' })).rejects.toMatchObject({
+      code: 'WRONG_PHASE',
+      message: 'expected phase rollout or paused, found starting: await start() first',
+    })
+    expect(await closeSimulation(simulation)).toBe(0)
+  })
+
+  const notAbove = (found: number): string =>
+    `version: expected an integer above 5, the fleet's version, found ${found}`
+  const noInteger = (found: string): string =>
+    `updateWeights cannot use these options:\n  version: expected an integer of at least 0, found ${found}`
+  test.each<[string, unknown, string]>([
+    ['goes backwards', 4, notAbove(4)],
+    ['goes back to 0', 0, notAbove(0)],
+    ['repeats', 5, notAbove(5)],
+    ['is negative', -1, noInteger('-1 (number)')],
+    ['is a fraction', 6.5, noInteger('6.5 (number)')],
+    ['is not a number', Number.NaN, noInteger('NaN (number)')],
+    ['is infinite', Number.POSITIVE_INFINITY, noInteger('Infinity (number)')],
+    ['is larger than integers are exact', 2 ** 53, noInteger('9007199254740992 (number)')],
+    ['is a string', '6', noInteger('"6" (string)')],
+    ['is null', null, noInteger('null')],
+    ['is left out', undefined, noInteger('nothing')],
+  ])('that %s is refused, says so, and changes nothing', async (_, version, message) => {
+    const simulation = await startSimulation([{ capacity: 1 }])
+    const { clock, supervisor, server } = simulation
+    await clock.run(supervisor.updateWeights({ version: 5, path: '/w' }))
+    const before = [...server('a').calls]
+    const update = clock.run(supervisor.updateWeights({ version: version as number, path: '/w' }))
+    await expect(update).rejects.toMatchObject({ code: 'INVALID_OPTIONS', message })
+    expect([supervisor.version, supervisor.getSnapshot().phase, server('a').calls]).toEqual([5, 'rollout', before])
+    expect(await closeSimulation(simulation)).toBe(0)
+  })
+
+  test('that repeats is taken where an instance failed it, and repairs that one', async () => {
+    const simulation = await startSimulation([{ capacity: 1 }, { capacity: 1 }], { breaker: { resetMs: 60_000 } })
+    const { clock, supervisor, server } = simulation
+    server('b').fail('updateWeights', 500)
+    await clock.run(supervisor.updateWeights({ version: 5, path: '/w' }))
+    expect(statesOf(simulation)).toEqual(['serving.idle', 'stale'])
+    await clock.run(supervisor.updateWeights({ version: 5, path: '/w' }))
+    expect(statesOf(simulation)).toEqual(['serving.idle', 'serving.idle'])
+    expect(await closeSimulation(simulation)).toBe(0)
+  })
 })
 
 test('updates wait for each other, and one that fails does not hold up the next', async () => {
