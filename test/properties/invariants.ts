@@ -8,7 +8,7 @@ import { formFor } from '../../src/run/misfit.ts'
 import { reasonOf } from '../../src/run/placement.ts'
 import type { Instance, Run } from '../../src/run/run.ts'
 import { versionOf } from '../../src/run/segment.ts'
-import { hasRoom } from '../../src/scheduling/policy.ts'
+import { hasRoom, type PlacementPolicy } from '../../src/scheduling/policy.ts'
 import type { Supervisor } from '../../src/supervisor.ts'
 import { logprobOf, type SimulatedServer, tokenOf } from '../../src/testing/simulated-fleet.ts'
 
@@ -77,6 +77,9 @@ export function watchInvariants(
   let isAdmitting = false
   /** Place in line of the last fresh sample that was placed, by priority. */
   const lastFresh = new Map<number, number>()
+
+  const isStrict = run.policy.name.includes('strict')
+  const turns = watchTurns(run)
 
   function must(holds: boolean, text: () => string): void {
     if (!holds && broken.length < 20) broken.push(`at ${run.clock.now()} ms: ${text()}`)
@@ -244,10 +247,8 @@ export function watchInvariants(
         state.matches('serving') || state.matches({ unhealthy: 'trial' }),
         () => `I10: ${taskId}/${sample} was placed on ${instance}, which is ${JSON.stringify(state.value)}`,
       )
-      // Each track keeps a turn of its own.
-      const keepsTurns = run.tracks.length > 0 && run.policy.name.includes('strict')
       must(
-        event.kind === 'evaluation' || keepsTurns || !evaluationFor(run.instances.get(instance)!),
+        event.kind === 'evaluation' || !evaluationFor(run.instances.get(instance)!),
         () => `D15: ${taskId}/${sample} was placed before a waiting evaluation`,
       )
       const server = servers.get(instance)!
@@ -262,9 +263,13 @@ export function watchInvariants(
     now()
   }
 
+  /** One that may run there and waits all the same. Where turns are strict, those that have just been told to wait for theirs do not count. */
   function evaluationFor(instance: Instance): boolean {
     if (run.queue.sizeOf('evaluation') === 0) return false
-    return [...run.queue].some(({ lane, task }) => lane === 'evaluation' && formFor(task, instance) !== null)
+    return [...run.queue].some(
+      ({ lane, task, track }) =>
+        lane === 'evaluation' && formFor(task, instance) !== null && !(isStrict && turns.isAnothers(track)),
+    )
   }
 
   /** Fresh rollouts of one priority start in the order in which they came (D15, I6). */
@@ -307,5 +312,32 @@ export function watchInvariants(
     atRest,
     whenIdle,
     completed: (id) => completions.get(id) ?? 0,
+  }
+}
+
+/** Each track keeps a turn of its own; asked twice, a policy would move on. */
+function watchTurns(run: Run): { isAnothers(track: number): boolean } {
+  const refused = new Map<PlacementPolicy, number>()
+  function watched(policy: PlacementPolicy): PlacementPolicy {
+    const watching: PlacementPolicy = {
+      ...policy,
+      pick(sample) {
+        const id = policy.pick(sample)
+        if (id === null) refused.set(watching, run.steps)
+        else refused.delete(watching)
+        return id
+      },
+    }
+    return watching
+  }
+  Object.assign(run, { policy: watched(run.policy) })
+  const { tracks } = run
+  tracks.push = (...added) =>
+    Array.prototype.push.apply(
+      tracks,
+      added.map((track) => ({ ...track, policy: watched(track.policy) })),
+    )
+  return {
+    isAnothers: (track) => refused.get(track === 0 ? run.policy : tracks[track - 1]!.policy) === run.steps,
   }
 }
