@@ -8,7 +8,7 @@ import { engines, PROFILES, supervise } from '../failures/fleet.ts'
 import { numbered, trainer, versioned } from './training.ts'
 
 describe.each(versioned(PROFILES))('on $name', (profile) => {
-  test('A9: an evaluation interrupts rollouts, runs, and they are performed again from their tokens', async () => {
+  test('A9 case 3: an evaluation interrupts rollouts, runs, and they are performed again from their tokens', async () => {
     const supervisor = await supervise(profile, await engines(profile, 2, { capacity: 4 }))
     const train = await trainer(supervisor)
     const rollouts = [0, 1].map((number) => supervisor.submit(numbered(number, 300)))

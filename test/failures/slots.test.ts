@@ -22,7 +22,7 @@ function requestsOf(server: EmbeddedEngine, pattern: RegExp): () => number {
 }
 
 describe.each(PROFILES)('$name', (profile) => {
-  test('a cancelled sample ends at once for the caller, and on the server, whose own count returns to 0 (F3)', async () => {
+  test('a cancelled sample ends at once for the caller, and on the server, whose own count returns to 0 (F3, R4)', async () => {
     const server = await engine(profile, { stepMs: 2 })
     const supervisor = await supervise(profile, [server])
     const rollout = supervisor.submit(task(profile, 6, LONG))

@@ -18,7 +18,7 @@ async function mustComeTo(operation: Operation, call: ControlCall, outcomes: Rea
 
 function tests(operations: readonly Operation[], callsOf: (operation: Operation) => ControlCall[], table: string) {
   const outcomes = outcomesOf(table)
-  describe.each(operations)('$name', (operation) => {
+  describe.each(operations)('F2, D13, I8-I10: $name', (operation) => {
     const calls = callsOf(operation)
     test('makes these calls, and succeeds', async () => {
       const { outcome, calls: made, broken } = await attempt({ operation })

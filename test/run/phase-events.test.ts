@@ -30,7 +30,7 @@ function tests(operation: Operation, isOwn: (call: Call) => boolean = () => true
   })
 }
 
-describe('anything at any moment of', () => {
+describe('F2, F10, I8-I10: anything at any moment of', () => {
   for (const operation of UPDATES) tests(operation, (call) => isOfItsOwn(operation, call))
   for (const operation of [...PAUSES, ...RESUMES, ...EVALUATIONS]) tests(operation)
 })

@@ -43,7 +43,7 @@ async function outcomeOf(trial: Trial): Promise<string> {
   return [outcome, ...broken].join('\n')
 }
 
-describe.each(UPDATES)('$name', (operation) => {
+describe.each(UPDATES)('F2, R10, I8-I10: $name', (operation) => {
   test('makes these calls, and succeeds', async () => {
     const { outcome, calls, broken } = await attempt({ operation })
     expect([outcome, [...calls], broken]).toEqual(['ok', callsOf(operation), []])
