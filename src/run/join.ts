@@ -35,7 +35,10 @@ export function join(run: Run, specs: readonly CheckedInstance[], joined: (insta
   for (const spec of specs) run.joining.add(spec)
   queueMicrotask(() => {
     for (const spec of specs) run.joining.delete(spec)
-    if (!run.closing) for (const each of joining) joined(enter(run, each))
+    for (const each of joining) {
+      if (run.closing) void each.driver.close().catch(() => {})
+      else joined(enter(run, each))
+    }
   })
 }
 
