@@ -24,8 +24,8 @@ interface Meta {
   readonly temperature: number
 }
 
-/** One prefix for all prompts, longer than the blocks of a cache. */
-const PREFIX = Array.from({ length: 80 }, (_, i) => 5 + ((i * 7) % 200))
+/** One prefix for all prompts, of several blocks of a cache: vLLM without a GPU has blocks of 128 tokens, and keeps whole ones alone. */
+const PREFIX = Array.from({ length: 300 }, (_, i) => 5 + ((i * 7) % 200))
 const SAMPLES = 4
 /** Of different lengths, so that every interruption finds some midway. */
 const maxTokensOf = (serial: number): number => 24 + 16 * (serial % 5)
@@ -52,7 +52,7 @@ async function begin(instances: readonly InstanceOptions[], temperatures: readon
   await supervisor.updateWeights({ version: 1, mode: 'drain', path: weightsOf(1) })
   let [serial, isOver] = [0, false]
   const task = (temperature = temperatures[serial % temperatures.length]!) => {
-    const prompt = [...PREFIX.slice(0, 80 - (serial % 3)), 20 + (serial++ % 12)]
+    const prompt = [...PREFIX.slice(0, PREFIX.length - (serial % 3)), 20 + (serial++ % 12)]
     const sampling = { maxTokens: maxTokensOf(serial), temperature, ignoreEos: true }
     return { prompt, samples: SAMPLES, sampling, meta: { prompt, temperature } satisfies Meta }
   }
@@ -232,6 +232,11 @@ describeEngine(['sglang', 'vllm'], 'a mixed fleet', () => {
     servers[0]!.kill()
     await work.work(10)
     await servers[0]!.restart()
+    const { supervisor } = work
+    // Found by a probe, stale, brought up to date, and in work: an update that comes before reports it as away.
+    await until('SGLang works again', () =>
+      supervisor.getSnapshot().instances.some(({ id, state }) => id === 'sglang' && state.startsWith('serving')),
+    )
     await update(work, 3, { mode: 'abort', rolling: 1 })
     await work.work(12)
     servers[1]!.kill()

@@ -11,6 +11,7 @@ import { parseArgs } from 'node:util'
 import { Pool } from 'undici'
 import { realClock } from '../../../dist/src/clock.js'
 import { engineFactory } from '../../../dist/src/engines/index.js'
+import { completionBody } from '../../../dist/src/engines/llama-server-request.js'
 import { generateBody as sglangBody } from '../../../dist/src/engines/sglang-request.js'
 import { generateBody as vllmBody } from '../../../dist/src/engines/vllm-request.js'
 import { createSupervisor } from '../../../dist/src/index.js'
@@ -32,10 +33,9 @@ const T = 2.262
 const driver = engineFactory(engine)({ id: 'count', url, apiKey: undefined, clock: realClock })
 const { capacity, capabilities, engineVersion } = await driver.probe()
 const samples = Number(values.samples ?? capacity * 4)
-const llama = engine === 'llama-server'
 const sampling = {
   maxTokens: TOKENS,
-  minTokens: llama ? 0 : TOKENS,
+  minTokens: 0,
   temperature: 1,
   topP: 1,
   topK: -1,
@@ -51,21 +51,14 @@ const cpuOf = (from) => {
   return (user + system) / 1000
 }
 
+/** Whether the server sends deltas decides how its driver asks (decision 25). */
+const deltas =
+  engine === 'sglang' && (await (await fetch(`${url}/server_info`)).json()).incremental_streaming_output === true
+const asIs = (requestId) => ({ requestId, prompt: PROMPT, sampling })
 const BARE = {
-  sglang: (id) => ['/generate', sglangBody({ requestId: id, prompt: PROMPT, sampling }, false)],
-  vllm: (id) => ['/inference/v1/generate', vllmBody({ requestId: id, prompt: PROMPT, sampling }, true)],
-  'llama-server': () => [
-    '/completion',
-    JSON.stringify({
-      prompt: PROMPT,
-      n_predict: TOKENS,
-      stream: true,
-      n_probs: 1,
-      return_tokens: true,
-      ignore_eos: true,
-      cache_prompt: true,
-    }),
-  ],
+  sglang: (id) => ['/generate', sglangBody(asIs(id), deltas)],
+  vllm: (id) => ['/inference/v1/generate', vllmBody(asIs(id), true)],
+  'llama-server': (id) => ['/completion', completionBody(asIs(id))],
 }
 
 async function bare(round) {
@@ -101,7 +94,7 @@ async function supervised() {
 
 /** Mean running over capacity while samples wait, counted by the server. */
 async function busySlots() {
-  const rollout = supervisor.submit(task(samples))
+  const rollout = supervisor.submit(task(capacity * 6))
   const seen = []
   let ended = false
   void rollout.result.then(() => {
@@ -128,7 +121,7 @@ async function countOf(running) {
 async function full() {
   const rollout = supervisor.submit({
     ...task(capacity * 2),
-    sampling: { ...asked, maxTokens: 512, minTokens: llama ? 0 : 512 },
+    sampling: { ...asked, maxTokens: 512 },
   })
   await countOf(capacity)
   return rollout
@@ -158,12 +151,9 @@ async function evaluationAfter() {
     if (event.type === 'sample.released' && event.kind === 'rollout' && --rollouts === 0)
       found.freeMs = performance.now() - from
   })
-  const groups = await supervisor.evaluate(
-    [task(capacity, { sampling: { ...asked, maxTokens: 16, minTokens: llama ? 0 : 16 } })],
-    {
-      interrupt: 'resume',
-    },
-  )
+  const groups = await supervisor.evaluate([task(capacity, { sampling: { ...asked, maxTokens: 16 } })], {
+    interrupt: 'resume',
+  })
   const first = Math.min(
     ...groups[0].completions.map(
       ({ segments, timings }) => timings.waitedMs + (segments[0].firstTokenAt - segments[0].placedAt),
@@ -184,6 +174,9 @@ async function times(count, run) {
   return all
 }
 
+// Neither pays for what is compiled, or cached by the server, at the first time.
+await bare('warm')
+await supervised()
 const pairs = await times(Number(values.pairs), async (i) => {
   const first = i % 2 === 0 ? await bare(i) : await supervised()
   const second = i % 2 === 0 ? await supervised() : await bare(i)
