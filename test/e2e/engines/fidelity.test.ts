@@ -223,7 +223,7 @@ describeEngine(['sglang', 'vllm'], 'a mixed fleet', () => {
     for (const server of servers) server.stop()
   })
 
-  it('R1, F7: samples move between SGLang and vLLM over updates, an evaluation and a death, and every token is exact', async () => {
+  it('R1, R6, F7: samples move between SGLang and vLLM over updates, an evaluation and deaths, and every token is exact', async () => {
     const work = await begin(servers.map(({ url, engine }) => ({ url, engine, id: engine })))
     await work.work(10)
     await update(work, 2, { mode: 'abort' })
@@ -232,14 +232,18 @@ describeEngine(['sglang', 'vllm'], 'a mixed fleet', () => {
     servers[0]!.kill()
     await work.work(10)
     await servers[0]!.restart()
-    const { supervisor } = work
+    const isServing = (engine: string): boolean =>
+      work.supervisor.getSnapshot().instances.some(({ id, state }) => id === engine && state.startsWith('serving'))
     // Found by a probe, stale, brought up to date, and in work: an update that comes before reports it as away.
-    await until('SGLang works again', () =>
-      supervisor.getSnapshot().instances.some(({ id, state }) => id === 'sglang' && state.startsWith('serving')),
-    )
+    await until('SGLang works again', () => isServing('sglang'))
     await update(work, 3, { mode: 'abort', rolling: 1 })
     await work.work(12)
-    servers[1]!.kill()
+    // Behind its HTTP server, which answers 500 for a while, or cuts what runs, and ends (R6).
+    servers[1]!.killWorker()
+    await work.work(8)
+    await servers[1]!.restart()
+    await until('vLLM works again', () => isServing('vllm'))
+    servers[0]!.killWorker()
     await work.work(8)
     const report = await work.settle()
     say('a mixed fleet', report, work.ended)

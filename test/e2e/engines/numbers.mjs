@@ -1,7 +1,8 @@
 /**
  * Figures on a real server: node numbers.mjs ENGINE URL [--pairs 10] [--samples N]. The package must be built, and nobody else on the server.
  *
- *   1. tokens/s of the whole supervisor over a bare undici client that sends the same requests and reads the bytes, in interleaved pairs
+ *   1. tokens/s of the whole supervisor over a bare undici client that sends the same requests and reads the bytes, in interleaved pairs, and
+ *      side by side on half of the slots each
  *   2. slots busy at full load with a waiting queue, by the server's own count
  *   3. time from cancel, pause and evaluation request to the server's own count 0 (of rollouts)
  *
@@ -61,21 +62,23 @@ const BARE = {
   'llama-server': (id) => ['/completion', completionBody(asIs(id))],
 }
 
-async function bare(round) {
-  const pool = new Pool(url, { connections: capacity, pipelining: 1, headersTimeout: 0, bodyTimeout: 0 })
+async function bare(round, connections = capacity, count = samples) {
+  const pool = new Pool(url, { connections, pipelining: 1, headersTimeout: 0, bodyTimeout: 0 })
   const [from, cpu] = [performance.now(), process.cpuUsage()]
-  let left = samples
+  let left = count
   await Promise.all(
-    Array.from({ length: capacity }, async () => {
+    Array.from({ length: connections }, async () => {
       while (left-- > 0) {
         const [path, body] = BARE[engine](`bare-${Date.now()}-${round}-${left}`)
         const headers = { 'content-type': 'application/json' }
-        const answer = await pool.request({ method: 'POST', path, body, headers })
+        // It closes a connection that has carried a stream: who uses it again must be ready to send twice, as the supervisor is.
+        const reset = engine === 'llama-server'
+        const answer = await pool.request({ method: 'POST', path, body, headers, reset })
         for await (const _ of answer.body);
       }
     }),
   )
-  const result = { tokensPerS: (samples * TOKENS) / ((performance.now() - from) / 1000), cpuMs: cpuOf(cpu) }
+  const result = { tokensPerS: (count * TOKENS) / ((performance.now() - from) / 1000), cpuMs: cpuOf(cpu) }
   await pool.close()
   return result
 }
@@ -85,9 +88,9 @@ await supervisor.start()
 const { seed: _, ...asked } = sampling
 const task = (count, more = {}) => ({ prompt: PROMPT, samples: count, sampling: asked, ...more })
 
-async function supervised() {
+async function supervised(by = supervisor, count = samples) {
   const [from, cpu] = [performance.now(), process.cpuUsage()]
-  const { completions } = await supervisor.submit(task(samples)).result
+  const { completions } = await by.submit(task(count)).result
   const tokens = completions.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0)
   return { tokensPerS: tokens / ((performance.now() - from) / 1000), cpuMs: cpuOf(cpu) }
 }
@@ -167,6 +170,14 @@ async function evaluationAfter() {
   return found
 }
 
+function ratioOf(list) {
+  const ratios = list.map(({ bare: one, supervisor: two }) => two.tokensPerS / one.tokensPerS)
+  const mean = ratios.reduce((sum, value) => sum + value, 0) / ratios.length
+  const squares = ratios.reduce((sum, value) => sum + (value - mean) ** 2, 0)
+  const half = (T * Math.sqrt(squares / Math.max(1, ratios.length - 1))) / Math.sqrt(ratios.length)
+  return { mean, interval95: [mean - half, mean + half] }
+}
+
 const median = (list) => [...list].sort((a, b) => a - b)[Math.floor(list.length / 2)]
 async function times(count, run) {
   const all = []
@@ -186,12 +197,20 @@ const pairs = await times(Number(values.pairs), async (i) => {
   )
   return pair
 })
-const ratios = pairs.map(({ bare: one, supervisor: two }) => two.tokensPerS / one.tokensPerS)
-const mean = ratios.reduce((sum, value) => sum + value, 0) / ratios.length
-const deviation = Math.sqrt(
-  ratios.reduce((sum, value) => sum + (value - mean) ** 2, 0) / Math.max(1, ratios.length - 1),
-)
-const half = (T * deviation) / Math.sqrt(ratios.length)
+/** On half of the slots each, at the same time: whatever else the machine does, both suffer it. */
+const halves = createSupervisor({ instances: [{ url, engine, capacity: capacity / 2, logprobBasis: 'raw' }] })
+await halves.start()
+const beside = await times(Number(values.pairs), async (i) => {
+  const [one, two] = await Promise.all([
+    bare(`beside-${i}`, capacity / 2, samples / 2),
+    supervised(halves, samples / 2),
+  ])
+  console.error(`side by side ${i + 1}: ${((100 * two.tokensPerS) / one.tokensPerS).toFixed(1)} %`)
+  return { bare: one, supervisor: two }
+})
+await halves.close()
+const { mean, interval95 } = ratioOf(pairs)
+const side = ratioOf(beside)
 const busy = await busySlots()
 const tries = Number(values.tries)
 const cancelMs = await times(tries, () => quietAfter((rollout) => rollout.cancel()))
@@ -214,11 +233,12 @@ const result = {
   samples,
   tokens: TOKENS,
   throughput: {
-    pairs: ratios.length,
+    pairs: pairs.length,
     bareTokensPerS: Math.round(median(pairs.map(({ bare: each }) => each.tokensPerS))),
     supervisorTokensPerS: Math.round(median(pairs.map(({ supervisor: each }) => each.tokensPerS))),
     ratio: mean,
-    interval95: [mean - half, mean + half],
+    interval95,
+    sideBySide: side,
     clientCpuMs: {
       bare: median(pairs.map(({ bare: each }) => each.cpuMs)),
       supervisor: median(pairs.map(({ supervisor: each }) => each.cpuMs)),
@@ -231,8 +251,10 @@ const result = {
   evaluationToFirstTokenMs: spread(evaluation.map(({ firstTokenMs }) => firstTokenMs)),
 }
 const percent = (value) => `${(100 * value).toFixed(1)} %`
+const said = (ratio, [from, to]) => `${percent(ratio)} (95 %: ${percent(from)} to ${percent(to)})`
 console.error(`${engine} ${engineVersion}, ${capacity} slots, ${samples} samples of ${TOKENS} tokens
-  tokens/s, supervisor over bare undici  ${percent(mean)} (95 %: ${percent(mean - half)} to ${percent(mean + half)}), ${ratios.length} pairs
+  tokens/s, supervisor over bare undici  ${said(result.throughput.ratio, interval95)}, ${pairs.length} pairs
+  the same, side by side                 ${said(side.mean, side.interval95)}
   slots busy by the server's own count   ${percent(busy.share)} of slot-time, ${busy.looks} looks
   cancel to count 0                      ${result.cancelToZeroMs.median} ms, at most ${result.cancelToZeroMs.largest}
   pause (abort) to count 0               ${result.pauseToZeroMs.median} ms, at most ${result.pauseToZeroMs.largest}

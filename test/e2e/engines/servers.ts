@@ -1,7 +1,7 @@
 /**
  * Real servers for tests: started by the scripts of this folder on a free port, killed, started again, and ended with the test file.
  */
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { rmSync, writeFileSync } from 'node:fs'
 import type { AddressInfo } from 'node:net'
@@ -15,6 +15,8 @@ export interface RealServer {
   readonly url: string
   /** Kills every process of it, without a word. */
   kill(): void
+  /** Kills what generates, behind the HTTP server, which notices sooner or later. */
+  killWorker(): void
   /** Starts it anew on the same port, killed before or not: with the checkpoint it was started with. */
   restart(): Promise<void>
   stop(): void
@@ -49,6 +51,16 @@ export async function startServer(engine: RealEngine, options: ServerOptions = {
     engine,
     url: `http://127.0.0.1:${port}`,
     kill: () => end(pid),
+    killWorker() {
+      const processes = spawnSync('ps', ['-eo', 'pid=,pgid=,args='], { encoding: 'utf8' }).stdout.split('\n')
+      const workers = processes
+        .map((line) => line.trim().split(/\s+/))
+        .filter(([, group, name]) => {
+          return Number(group) === pid && /EngineCore|scheduler/.test(name ?? '')
+        })
+      if (workers.length === 0) throw new Error(`expected a process of ${engine} that generates, found none`)
+      for (const [worker] of workers) process.kill(Number(worker), 'SIGKILL')
+    },
     async restart() {
       end(pid)
       pid = await boot()

@@ -124,23 +124,46 @@ describeEngine('sglang', 'under the supervisor', () => {
     await driver.close()
   })
 
-  it('R10: an update that says it failed and yet changed the weights leaves the server untrusted', async () => {
+  it('R10: an update that says it failed and yet changed the weights leaves the server untrusted until it has ours again', async () => {
+    const supervisor = createSupervisor({ instances: [{ url: server.url, engine: 'sglang' }] })
+    const states: string[] = []
+    supervisor.events$.subscribe((event) => void (event.type === 'instance.state' && states.push(event.state)))
+    await supervisor.start()
+    await supervisor.updateWeights({ version: 10, path: checkpoint('A') })
     const driver = driverOf('sglang', server.url)
-    await driver.probe()
-    await driver.updateWeights({ version: 10, path: checkpoint('A'), frozen: false })
-    const running = generate(driver, { maxTokens: 1_500 })
+    const long = { prompt: [...PROMPT], sampling: { maxTokens: 1_500, ignoreEos: true } }
+    const running = supervisor.submit(long)
     await loadOf(driver, 1)
     // What a stranger might do: freeze without giving the cache back, and update.
     await post(server.url, '/pause_generation', { mode: 'in_place' })
     const update = { model_path: checkpoint('B'), weight_version: '11', flush_cache: true, abort_all_requests: false }
-    const answer = await post(server.url, '/update_weights_from_disk', update)
-    expect(answer.status).toBe(400)
+    expect((await post(server.url, '/update_weights_from_disk', update)).status).toBe(400)
     expect(await driver.weightVersion()).toBe('10')
     await post(server.url, '/continue_generation', {})
-    const out = await running
-    expect(out.versions?.at(-1)?.version).toBe('11')
-    await driver.updateWeights({ version: 12, path: checkpoint('A'), frozen: false })
-    expect(await driver.weightVersion()).toBe('12')
+    // Its tokens say so themselves: of 10 and of 11, although the server calls its weights 10.
+    const [mixed] = (await running.result).completions
+    expect(mixed?.versions.map(({ version }) => version)).toEqual([10, 11])
+    const [next] = (await supervisor.submit({ ...long, sampling: { maxTokens: 8 } }).result).completions
+    expect(next).toMatchObject({ outcome: 'completed', versions: [{ version: 10, start: 0 }] })
+    expect(states.some((state) => state.startsWith('stale'))).toBe(true)
+    await supervisor.close()
     await driver.close()
+  })
+})
+
+describeEngine('sglang', 'with a bounded queue', () => {
+  it('R9: a full queue, said inside a stream of status 200, means busy: every sample completes elsewhere or later', async () => {
+    const server = await startServer('sglang', { flags: ['--max-running-requests', '2', '--max-queued-requests', '1'] })
+    // More than it takes, as where others use it too.
+    const supervisor = createSupervisor({ instances: [{ url: server.url, engine: 'sglang', capacity: 6 }] })
+    await supervisor.start()
+    const sampling = { maxTokens: 64, ignoreEos: true }
+    const { completions } = await supervisor.submit({ prompt: [...PROMPT], samples: 12, sampling }).result
+    const ends = completions.flatMap(({ segments }) => segments.map(({ reason }) => reason))
+    expect(completions.every(({ outcome, tokenIds }) => outcome === 'completed' && tokenIds.length === 64)).toBe(true)
+    expect(ends).toContain('busy')
+    expect(supervisor.getSnapshot().instances[0]?.state).toMatch(/^serving/)
+    await supervisor.close()
+    server.stop()
   })
 })
