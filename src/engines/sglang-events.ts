@@ -24,17 +24,22 @@ export interface SglangStream {
   readonly deltas: boolean
   readonly sampling: Pick<CheckedSampling, 'stop' | 'stopTokenIds' | 'ignoreEos'>
   readonly stops: StopWatch | null
+  /** The same once more, to look at the text of each token by itself: what it sends of the whole can be behind its tokens. */
+  readonly pieceStops: StopWatch | null
   /** Tokens that end a sample on this server without being asked to. It names none: they are learnt from samples that end so. */
   readonly endIds: Set<number>
 }
 
-export function sglangDecoder({ peer, deltas, sampling, stops, endIds }: SglangStream): ChunkDecoder {
+export function sglangDecoder({ peer, deltas, sampling, stops, pieceStops, endIds }: SglangStream): ChunkDecoder {
   let form: 'unknown' | 'cumulative' | 'deltas' = 'unknown'
   /** Tokens delivered. */
   let seen = 0
   /** As much of the text as matters for stop strings. */
   let tail = ''
   const longest = Math.max(0, ...sampling.stop.map(({ length }) => length))
+  /** While a stop string that began before may end: the text that was sent, and that of the tokens by themselves. */
+  let shownText = ''
+  let speltText = ''
   let textSent = 0
   let textHeld = ''
   /** Label of all events so far; null where it is missing or changed on the way. */
@@ -82,10 +87,20 @@ export function sglangDecoder({ peer, deltas, sampling, stops, endIds }: SglangS
     return fresh.slice(0, end - tail.length)
   }
 
-  /** Ends the stream at a stop string that began before it. */
+  /**
+   * Ends the stream at a stop string that began before it. Where the newest token ends inside a character, the server sends text only up to the last
+   * space before: then the tokens themselves say that they complete one.
+   */
   function untilStop(watch: StopWatch, fresh: string, meta: Record<string, unknown>, had: number): string {
     const count = tokenIds.length - had
-    const end = watch.read(fresh, count, piecesOf(meta.output_token_logprobs, count))
+    const pieces = piecesOf(meta.output_token_logprobs, count)
+    const shown = shownText.length
+    const spelt = speltText.length
+    shownText += fresh
+    speltText += pieces?.join('') ?? ''
+    const inText = watch.read(fresh, count, pieces)
+    const inPieces = pieces === null ? null : (pieceStops?.read(pieces.join(''), count, pieces) ?? null)
+    const end = inPieces !== null && (inText === null || inPieces.tokens < inText.tokens) ? inPieces : inText
     if (end === null || failure !== null) return fresh
     tokenIds.length = had + end.tokens
     logprobs.length = Math.min(logprobs.length, tokenIds.length)
@@ -93,7 +108,7 @@ export function sglangDecoder({ peer, deltas, sampling, stops, endIds }: SglangS
     isCut = finish === null
     finish = 'stop'
     versions ??= labelSpan()
-    return fresh.slice(0, end.characters)
+    return end === inText ? fresh.slice(0, end.characters) : speltText.slice(shown, spelt + end.characters)
   }
 
   /** Returns how many tokens of the event's list were delivered before. */

@@ -94,8 +94,8 @@ export function createSglangDriver(options: DriverOptions): EngineDriver {
       if (refusal !== null) throw fault('REQUEST_REJECTED', peer, `POST /generate: ${refusal}`)
       const body = generateBody(request, deltas)
       const { onAccepted, sampling, textBefore } = request
-      const stops = createStopWatch({ textBefore, sampling, finds: 'begunBefore', heedsMinTokens: false })
-      const decoder = sglangDecoder({ peer, deltas, sampling, stops, endIds })
+      const watch = () => createStopWatch({ textBefore, sampling, finds: 'begunBefore', heedsMinTokens: false })
+      const decoder = sglangDecoder({ peer, deltas, sampling, stops: watch(), pieceStops: watch(), endIds })
       return { transport, clock, path: '/generate', body, decoder, onAccepted }
     }),
     onHangUp: (listener) => transport.onHangUp(listener),

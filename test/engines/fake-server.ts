@@ -171,7 +171,14 @@ export function events(response: http.ServerResponse, list: readonly unknown[]):
 
 /** What SGLang's decoder is made with, where no stop matters. */
 export function sglangStream(peer: SglangStream['peer'], deltas: boolean): SglangStream {
-  return { peer, deltas, sampling: { stop: [], stopTokenIds: [], ignoreEos: false }, stops: null, endIds: new Set() }
+  return {
+    peer,
+    deltas,
+    sampling: { stop: [], stopTokenIds: [], ignoreEos: false },
+    stops: null,
+    pieceStops: null,
+    endIds: new Set(),
+  }
 }
 
 /** One SGLang event with `list` as its tokens, each with log-probability -1 - id. */

@@ -78,7 +78,12 @@ type Form = keyof typeof forms
 function decoderOf(form: Form, stops = watch('E')): ChunkDecoder {
   if (form === 'OpenAI') return openaiDecoder(peer, '/v1/completions', true, stops)
   if (form.startsWith('SGLang'))
-    return sglangDecoder({ ...sglangStream(peer, form === 'SGLang, deltas'), sampling: END, stops })
+    return sglangDecoder({
+      ...sglangStream(peer, form === 'SGLang, deltas'),
+      sampling: END,
+      stops,
+      pieceStops: stops === null ? null : watch('E'),
+    })
   const route = form === 'vLLM, generate' ? '/inference/v1/generate' : '/v1/completions'
   return vllmDecoder({ peer, route, logprobs: true, versions: true, stops })
 }
@@ -126,6 +131,16 @@ test.each(['vLLM, generate', 'vLLM, completions', 'OpenAI'] as const)(
     expect(read(decoderOf(form, held), forms[form]([], [2, 3, 4]))).toMatchObject({ finishReason: null })
     const after = watch('E', { sampling: { ...END, minTokens: 1 } })
     expect(read(decoderOf(form, after), forms[form]([], [2, 3, 4]))).toMatchObject({ finishReason: 'stop' })
+  },
+)
+
+test.each(['SGLang, cumulative', 'SGLang, deltas'] as const)(
+  '%s: its text is behind its tokens where the newest ends inside a character, and the stop string is found in those',
+  (form) => {
+    const decoder = decoderOf(form)
+    expect(read(decoder, forms[form]([], [2], { text: '' }))).toMatchObject({ tokenIds: [2], finishReason: null })
+    const chunk = read(decoder, forms[form]([2], [3, 4, 6], { text: '' }))
+    expect(chunk).toMatchObject({ tokenIds: [3], text: 'ND', finishReason: 'stop', isCut: true })
   },
 )
 
