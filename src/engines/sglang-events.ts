@@ -3,7 +3,7 @@
  * (`--incremental-streaming-output`); which one is told from the event itself, by comparing its list with its `completion_tokens`,
  * so that a server restarted with other flags cannot corrupt a sample (I8). Ids and log-probabilities come from one list and so are
  * always of equal length; what was delivered never shrinks or repeats (an abort in the queue sends a short list of ids and, among deltas,
- * the whole list of log-probabilities, F12).
+ * the whole list of log-probabilities, F12). What was delivered is not parsed again (sglang-cumulative.ts).
  */
 import type { RolloutError } from '../errors.ts'
 import { isRecord } from '../problems.ts'
@@ -12,6 +12,7 @@ import type { CheckedSampling } from '../rollout/task.ts'
 import type { ChunkDecoder } from './chunk-reader.ts'
 import type { Chunk, WireSpan } from './driver.ts'
 import { excerpt, messageIn, type Peer, streamFault } from './faults.ts'
+import { createCumulativeParser } from './sglang-cumulative.ts'
 import type { StopWatch } from './stop-watch.ts'
 
 const DONE = '[DONE]'
@@ -31,6 +32,7 @@ export interface SglangStream {
 }
 
 export function sglangDecoder({ peer, deltas, sampling, stops, pieceStops, endIds }: SglangStream): ChunkDecoder {
+  const parser = createCumulativeParser()
   let form: 'unknown' | 'cumulative' | 'deltas' = 'unknown'
   /** Tokens delivered. */
   let seen = 0
@@ -53,7 +55,7 @@ export function sglangDecoder({ peer, deltas, sampling, stops, pieceStops, endId
   let versions: readonly WireSpan[] | null = null
 
   function readEvent(data: string): void {
-    const event: unknown = JSON.parse(data)
+    const event = parser.parse(data, form === 'cumulative' ? seen : 0)
     if (!isRecord(event)) throw new Error(`an event that is ${typeof event}`)
     if (event.error !== undefined || event.object === 'error') {
       readError(event)
@@ -111,27 +113,29 @@ export function sglangDecoder({ peer, deltas, sampling, stops, pieceStops, endId
     return end === inText ? fresh.slice(0, end.characters) : speltText.slice(shown, spelt + end.characters)
   }
 
-  /** Returns how many tokens of the event's list were delivered before. */
+  /** Returns how many of the event's tokens were delivered before. */
   function readTokens(ids: unknown, meta: Record<string, unknown>, aborted: boolean): number {
     const triples: readonly unknown[] | null = Array.isArray(meta.output_token_logprobs)
       ? meta.output_token_logprobs
       : null
     const list: readonly unknown[] = triples ?? (Array.isArray(ids) ? ids : [])
+    const { left } = parser
+    const length = left + list.length
     const total = meta.completion_tokens
     let skip = 0
     if (typeof total !== 'number') {
       skip = deltas ? 0 : seen
-    } else if (list.length === total) {
+    } else if (length === total) {
       skip = seen
       if (seen > 0 && form === 'unknown') form = 'cumulative'
-    } else if (seen + list.length === total) {
+    } else if (seen + length === total) {
       form = 'deltas'
     } else if (aborted) {
-      skip = list.length
+      skip = length
     } else {
-      throw new Error(`${list.length} tokens after ${seen} where the server counts ${total}: tokens are missing`)
+      throw new Error(`${length} tokens after ${seen} where the server counts ${total}: tokens are missing`)
     }
-    for (let i = skip; i < list.length; i++) {
+    for (let i = skip - left; i < list.length; i++) {
       const entry = list[i]
       if (typeof entry === 'number') tokenIds.push(entry)
       else if (Array.isArray(entry) && typeof entry[1] === 'number') {
@@ -140,7 +144,7 @@ export function sglangDecoder({ peer, deltas, sampling, stops, pieceStops, endId
         logprobs.push(typeof entry[0] === 'number' ? entry[0] : Number.NEGATIVE_INFINITY)
       } else throw new Error(`a token that is ${JSON.stringify(entry)}`)
     }
-    seen += Math.max(0, list.length - skip)
+    seen += Math.max(0, length - skip)
     return skip
   }
 
