@@ -28,6 +28,8 @@ export interface ChunkRequest {
   readonly decoder: ChunkDecoder
   /** Called when response headers have arrived. */
   readonly onAccepted?: (() => void) | undefined
+  /** Asked before it is sent a second time (driver.ts). */
+  readonly maySendAgain?: (() => Promise<boolean>) | undefined
   readonly maxEventBytes?: number | undefined
 }
 
@@ -143,6 +145,10 @@ export class ChunkReader implements ExchangeEvents {
   failed(error: unknown, answered: boolean): void {
     this.#finish()
     if (!this.#closed) this.#close(networkFault(this.#request.transport.peer, this.#what, error, answered), false)
+  }
+
+  maySendAgain(): Promise<boolean> {
+    return this.#request.maySendAgain?.() ?? Promise.resolve(true)
   }
 
   /** The exchange is over: reads what it brought. */

@@ -19,11 +19,18 @@ export type DirectGenerate = (request: GenerateRequest, sink: ChunkSink) => Dire
 
 const DIRECT = Symbol('direct')
 
+/** What an engine makes of a request; what the supervisor wants to hear of it is the same for all. */
+type EngineRequest = Omit<ChunkRequest, 'onAccepted' | 'maySendAgain'>
+
 /** Both ways over one request: `requestOf` throws where the engine cannot take it. */
-export function generateBy(requestOf: (request: GenerateRequest) => ChunkRequest): Generate {
-  const generate: Generate = (request, signal) => chunkStream(requestOf(request), signal)
+export function generateBy(requestOf: (request: GenerateRequest) => EngineRequest): Generate {
+  const heard = (request: GenerateRequest): ChunkRequest => {
+    const { onAccepted, maySendAgain } = request
+    return { ...requestOf(request), onAccepted, maySendAgain }
+  }
+  const generate: Generate = (request, signal) => chunkStream(heard(request), signal)
   const direct: DirectGenerate = (request, sink) => {
-    const reader = new ChunkReader(requestOf(request), sink)
+    const reader = new ChunkReader(heard(request), sink)
     reader.start()
     return reader
   }

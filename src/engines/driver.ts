@@ -72,6 +72,11 @@ export interface GenerateRequest {
    * does not call it costs an interruption a repeated abort, nothing else.
    */
   readonly onAccepted?: () => void
+  /**
+   * A kept-alive connection was closed under the request before any answer: the server closes what is idle, or it has restarted. Asked before
+   * the request is sent a second time; where it answers false, or rejects, the generation throws what happened.
+   */
+  readonly maySendAgain?: () => Promise<boolean>
 }
 
 /** Weight version of the attempt's tokens `[start, end)`, as the server says it. */

@@ -1,7 +1,8 @@
 /**
  * One HTTP exchange over a pool, with undici's raw handler: the cheapest way to a body (no Readable, no AbortSignal per request).
- * After `abort` no event is delivered. A request that dies on a reused socket before one byte of its answer was never read by the server
- * (it had closed the idle connection, F13): it is sent again, until it fails on a connection made for it.
+ * After `abort` no event is delivered. A request that dies on a reused socket before one byte of its answer most likely met a server that
+ * had just closed the idle connection (F13): it is sent again, until it fails on a connection made for it. Whoever minds that the server may
+ * as well have restarted is asked before.
  */
 import { buildConnector, type Dispatcher, Pool } from 'undici'
 import { codeIn, type Headers } from './faults.ts'
@@ -12,6 +13,8 @@ export interface ExchangeEvents {
   ended(): void
   /** `answered` says whether response headers had arrived. */
   failed(error: unknown, answered: boolean): void
+  /** Whether a request that died on a reused socket may be sent again; what rejects says no. @default always */
+  maySendAgain?(): Promise<boolean>
 }
 
 export interface Exchange {
@@ -89,13 +92,26 @@ export function exchange(over: ExchangePool, options: Dispatcher.DispatchOptions
       if (done) return
       if (reused && !answered && isDeadSocket(error)) {
         controller = null
-        over.pool.dispatch(options, handler)
+        if (events.maySendAgain === undefined) over.pool.dispatch(options, handler)
+        else void askFirst(error)
         return
       }
-      done = true
-      events.failed(error, answered)
+      fail(error)
     },
   }
+
+  async function askFirst(error: unknown): Promise<void> {
+    const may = await events.maySendAgain!().catch(() => false)
+    if (done) return
+    if (may) over.pool.dispatch(options, handler)
+    else fail(error)
+  }
+
+  function fail(error: unknown): void {
+    done = true
+    events.failed(error, answered)
+  }
+
   over.pool.dispatch(options, handler)
 
   return {

@@ -93,10 +93,10 @@ export function createSglangDriver(options: DriverOptions): EngineDriver {
       const refusal = refusesChat(request)
       if (refusal !== null) throw fault('REQUEST_REJECTED', peer, `POST /generate: ${refusal}`)
       const body = generateBody(request, deltas)
-      const { onAccepted, sampling, textBefore } = request
+      const { sampling, textBefore } = request
       const watch = () => createStopWatch({ textBefore, sampling, finds: 'begunBefore', heedsMinTokens: false })
       const decoder = sglangDecoder({ peer, deltas, sampling, stops: watch(), pieceStops: watch(), endIds })
-      return { transport, clock, path: '/generate', body, decoder, onAccepted }
+      return { transport, clock, path: '/generate', body, decoder }
     }),
     onHangUp: (listener) => transport.onHangUp(listener),
     async abort(requestId, signal) {

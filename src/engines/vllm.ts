@@ -65,7 +65,7 @@ export function createVllmDriver(options: DriverOptions): EngineDriver {
       const { textBefore, sampling } = request
       const stops = createStopWatch({ textBefore, sampling, finds: 'begunBefore', heedsMinTokens: true })
       const decoder = vllmDecoder({ peer, route: path, logprobs, versions, stops })
-      return { transport, clock, path, body, decoder, onAccepted: request.onAccepted }
+      return { transport, clock, path, body, decoder }
     }),
     async abort(requestId, signal) {
       const path = ways.abortPath ?? '/abort_requests'

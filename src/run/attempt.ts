@@ -24,6 +24,7 @@ import { askAgain, blame } from './health.ts'
 import { basisOf, formFor } from './misfit.ts'
 import { paceOf } from './pace.ts'
 import { type Attempt, can, type Instance, isMember, type Run } from './run.ts'
+import { maySendAgain, noteWeights } from './same-server.ts'
 import { part } from './segment.ts'
 import { settle } from './settle.ts'
 import { wake } from './wake.ts'
@@ -84,7 +85,7 @@ export async function drive(run: Run, attempt: Attempt): Promise<void> {
     unsent = attempt.sample === null || attempt.interruption !== null
     if (!unsent) {
       attempt.stage = 'sent'
-      const request = requestOf(attempt, sample)
+      const request = requestOf(run, attempt, sample)
       const onChunk = (chunk: Chunk): void => {
         if (attempt.sample !== null) receive(run, attempt, sample, chunk)
         if (chunk.finishReason !== null) last = chunk
@@ -106,8 +107,10 @@ export async function drive(run: Run, attempt: Attempt): Promise<void> {
     )
   }
   run.clock.clearTimeout(attempt.watch)
-  if (attempt.sample === null) confirmEnded(run, attempt, () => giveBack(run, attempt))
-  else if (attempt.interruption !== null && (unsent || attempt.controller.signal.aborted))
+  if (attempt.sample === null) {
+    if (last !== null) noteWeights(run, attempt, last)
+    confirmEnded(run, attempt, () => giveBack(run, attempt))
+  } else if (attempt.interruption !== null && (unsent || attempt.controller.signal.aborted))
     cutShort(run, attempt, sample)
   else if (error === null) finish(run, attempt, sample, last!)
   else fail(run, attempt, sample, error)
@@ -130,7 +133,7 @@ function pushed(
 }
 
 /** What is sent: the prompt and the tokens so far, with what is left of the budget and a seed of its own. */
-function requestOf(attempt: Attempt, sample: Sample): GenerateRequest {
+function requestOf(run: Run, attempt: Attempt, sample: Sample): GenerateRequest {
   const { task, output } = sample
   const { sampling } = task.spec
   const ids = task.promptTokenIds ?? (isTokenIds(task.spec.prompt) ? task.spec.prompt : null)
@@ -147,6 +150,7 @@ function requestOf(attempt: Attempt, sample: Sample): GenerateRequest {
   return {
     requestId: attempt.requestId,
     onAccepted: () => accepted(attempt),
+    maySendAgain: () => maySendAgain(run, attempt),
     prompt,
     ...(done === 0 ? {} : { textBefore: begunStop(output!.text, sampling.stop) }),
     sampling:
@@ -203,9 +207,7 @@ function finish(run: Run, attempt: Attempt, sample: Sample, last: Chunk): void {
   part(run, attempt, sample, 'finished', last.versions)
   attempt.outcome = 'succeeded'
   attempt.instance.totals.completed++
-  // Before anything can be placed there again (I9).
-  if (saysOtherWeights(attempt, last) && isMember(run, attempt.instance))
-    attempt.instance.actor.send({ type: 'weights.lost' })
+  noteWeights(run, attempt, last)
   settle(run, sample, 'completed', null, finishReason)
   leave(run, attempt, last)
 }
@@ -223,13 +225,6 @@ function leave(run: Run, attempt: Attempt, last: Chunk): void {
   confirmEnded(run, attempt, () => giveBack(run, attempt))
 }
 
-/** A server that restarted between two requests is found by what its answer is stamped with. */
-function saysOtherWeights(attempt: Attempt, last: Chunk): boolean {
-  const label = last.versions?.at(-1)?.version
-  const { version } = attempt
-  return label !== undefined && version !== null && version === attempt.instance.version && label !== String(version)
-}
-
 /**
  * We, or somebody else, ended it at the engine: it resumes, and an interruption of ours never counts against it (decision 16). If it was not
  * us and there is no new token, the server is taken for busy, and asked again after a backoff; so many in a row count as one attempt, or a
@@ -238,6 +233,7 @@ function saysOtherWeights(attempt: Attempt, last: Chunk): boolean {
 function interrupted(run: Run, attempt: Attempt, sample: Sample, last: Chunk): void {
   part(run, attempt, sample, 'interrupted', last.versions)
   attempt.instance.totals.interrupted++
+  noteWeights(run, attempt, last)
   const isEmpty = attempt.produced === 0 && attempt.interruption === null
   sample.busy = isEmpty ? sample.busy + 1 : 0
   if (isEmpty) sample.fruitless += 1 / ABORTS_PER_ATTEMPT

@@ -240,4 +240,34 @@ describe('a stream', () => {
     expect(server.requests.length).toBeGreaterThan(4)
     await transport.close()
   })
+
+  test('on a connection that was closed under it is sent again only when that may be, and never by one who has left', async () => {
+    const served = new WeakSet<object>()
+    const server = await serve((request, response) => {
+      if (served.has(request.socket)) return request.socket.destroy()
+      served.add(request.socket)
+      events(response, ['1', 'end'])
+      response.end()
+    })
+    const transport = createTransport(options(server.url))
+    /** Streams until one finds its connection closed, which is when it is asked. @returns the requests of that one, and its error */
+    const ask = async (answer: () => Promise<boolean>, signal?: AbortSignal) => {
+      for (let asked = false; ; ) {
+        const before = server.requests.length
+        const maySendAgain = () => {
+          asked = true
+          return answer()
+        }
+        const { error } = await join(stream(server.url, { transport, maySendAgain, ...(signal && { signal }) }))
+        if (asked) return [server.requests.length - before, error?.code]
+      }
+    }
+    expect(await ask(() => Promise.resolve(true))).toEqual([2, undefined])
+    expect(await ask(() => Promise.resolve(false))).toEqual([1, 'TRANSPORT'])
+    expect(await ask(() => Promise.reject(new Error('nobody knows')))).toEqual([1, 'TRANSPORT'])
+    const controller = new AbortController()
+    const leaving = ask(() => Promise.resolve(controller.abort()).then(() => true), controller.signal)
+    expect(await leaving).toEqual([1, 'CANCELLED'])
+    await transport.close()
+  })
 })

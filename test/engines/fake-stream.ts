@@ -27,13 +27,14 @@ export function stream(
     clock?: ReturnType<typeof manualClock>
     maxEventBytes?: number
     transport?: Transport
+    maySendAgain?: () => Promise<boolean>
   } = {},
 ) {
   const set = options(url, more.clock === undefined ? {} : { clock: more.clock })
   const transport = more.transport ?? createTransport(set)
-  const { signal = never, maxEventBytes } = more
+  const { signal = never, maxEventBytes, maySendAgain } = more
   return chunkStream(
-    { transport, clock: set.clock, path: '/generate', body: '{}', decoder: decoder(), maxEventBytes },
+    { transport, clock: set.clock, path: '/generate', body: '{}', decoder: decoder(), maxEventBytes, maySendAgain },
     signal,
   )
 }

@@ -3,11 +3,11 @@
  */
 import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
-import { type AddressInfo, createServer } from 'node:net'
+import { type AddressInfo, connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { probeInstance } from '../../src/index.ts'
+import { type Completion, probeInstance } from '../../src/index.ts'
 import { createTinyWeights, saveWeights } from '../../src/testing/index.ts'
 import {
   arrived,
@@ -26,6 +26,31 @@ import {
 } from './fleet.ts'
 
 const TOKENS = 12
+
+/** One address for servers that come one after another: the next takes over under a request that comes over a used connection. */
+async function address(ports: readonly number[]) {
+  const left = [...ports]
+  const front = createServer((client) => {
+    const port = left[0]!
+    let requests = 0
+    const back = connect(port, '127.0.0.1')
+    client.on('data', (bytes) => {
+      if (bytes.includes('POST /v1/completions') || bytes.includes('POST /generate')) requests++
+      if (requests > 1 && left.length > 1) left.shift()
+      if (port === left[0]) back.write(bytes)
+      else client.destroy()
+    })
+    back.on('data', (bytes) => client.write(bytes))
+    for (const [one, other] of [
+      [client, back],
+      [back, client],
+    ] as const)
+      one.on('close', () => other.destroy()).on('error', () => {})
+  }).listen(0, '127.0.0.1')
+  await once(front, 'listening')
+  onTestFinished(() => void front.close())
+  return { url: `http://127.0.0.1:${(front.address() as AddressInfo).port}`, moved: () => left.length === 1 }
+}
 
 /** Accepts connections and closes them at once, counting. */
 async function hole(port = 0) {
@@ -169,6 +194,38 @@ describe.each(PROFILES.filter(({ versions }) => versions))('$name', (profile) =>
       expect(completion.versions).toEqual([{ version: 1, start: 0, end: 60 }])
     }
   })
+
+  test.each([
+    ['old weights', 'default'],
+    ['the weights of now', '1'],
+  ])(
+    'a request whose connection a server with %s took over is not sent there before it is up to date (I9, F13)',
+    async (_, weightVersion) => {
+      const path = await mkdtemp(join(tmpdir(), 'weights-'))
+      onTestFinished(() => rm(path, { recursive: true }))
+      const next = endless(createTinyWeights({ seed: 2 }))
+      await saveWeights(path, next)
+      // Of these, vLLM has one label for the server, and SGLang stamps its answers.
+      const old = await engine(profile, { scaleOut: false })
+      const other = await engine(profile, {
+        scaleOut: false,
+        weightVersion,
+        ...(weightVersion === '1' ? { weights: next } : {}),
+      })
+      const { url, moved } = await address([old.port, other.port])
+      const supervisor = await supervise(profile, [{ url }])
+      await supervisor.updateWeights({ version: 1, path })
+      let last: Completion
+      // One at a time, until a connection that was used before is used again.
+      do [last] = (await supervisor.submit(task(profile, 1, TOKENS)).result).completions as [Completion]
+      while (!moved())
+      expectExact(profile, last, TOKENS, next)
+      expect(last.versions).toEqual([{ version: 1, start: 0, end: TOKENS }])
+      const isOld = weightVersion === 'default'
+      expect(other.counters).toMatchObject({ updates: isOld ? 1 : 0, tokensGenerated: TOKENS })
+      expect(viewOf(supervisor, { url }).failed).toBe(isOld ? 1 : 0)
+    },
+  )
 
   test('a fleet without versions trusts a server that restarted (decision 1)', async () => {
     const server = await engine(profile)

@@ -2,7 +2,14 @@
  * One generation under one lease: what counts against a sample, what is sent, and how its tokens are labelled.
  */
 import { expect, test } from 'vitest'
-import type { Chunk, DriverFactory } from '../../src/index.ts'
+import {
+  type Chunk,
+  type DriverFactory,
+  type GenerateRequest,
+  type Rollout,
+  RolloutError,
+  type Supervisor,
+} from '../../src/index.ts'
 import { closeSimulation, simulate, startSimulation } from '../simulate.ts'
 
 test('leaving instances never count as attempts without a token (decision 16)', async () => {
@@ -234,3 +241,65 @@ test.each([1, 3])(
     expect(await closeSimulation(simulation)).toBe(0)
   },
 )
+
+test.each([
+  // By an evaluation, whose sample comes next.
+  ['interrupted', (supervisor: Supervisor) => void supervisor.evaluate([{ prompt: [7, 5] }])],
+  ['cancelled', (_: Supervisor, rollout: Rollout) => rollout.cancel()],
+] as const)(
+  'a server whose answer to a request that was %s shows other weights gets no sample before it is brought up to date (I9)',
+  async (_, end) => {
+    const simulation = await startSimulation([{ capacity: 1 }])
+    const { clock, supervisor, servers } = simulation
+    const later: (number | null)[] = []
+    supervisor.completions$.subscribe(({ taskId, versions }) => {
+      if (taskId !== 'first') for (const { version } of versions) later.push(version)
+    })
+    await clock.run(supervisor.updateWeights({ version: 1, path: '/weights/1' }))
+    servers[0]!.revive()
+    const first = supervisor.submit({ id: 'first', prompt: [7, 400] })
+    await clock.advance(30)
+    end(supervisor, first)
+    supervisor.submit({ prompt: [7, 5] })
+    await clock.run(supervisor.drainAll())
+    expect(new Set(later)).toEqual(new Set([1]))
+    expect(await closeSimulation(simulation)).toBe(0)
+  },
+)
+
+test.each(['drain', 'abort'] as const)(
+  'a request whose connection was closed under it is not sent again past a gate that has closed (I10), pause: %s',
+  async (mode) => {
+    const simulation = simulate([], { minInstances: 0 })
+    const { clock, supervisor } = simulation
+    const { engine, answers } = closedUnder()
+    supervisor.add({ url: 'sim://closed', engine, id: 'closed' })
+    await clock.run(supervisor.start())
+    const rollout = supervisor.submit({ prompt: [1] })
+    await clock.settle()
+    void supervisor.pause({ mode })
+    await clock.advance(100)
+    void supervisor.resume()
+    expect((await clock.run(rollout.result)).complete).toBe(true)
+    expect(answers).toEqual([false, true])
+    expect(supervisor.getSnapshot().instances[0]).toMatchObject({ failed: 0, fault: null })
+    expect(await closeSimulation(simulation)).toBe(0)
+  },
+)
+
+/** A server that closes the connection of every request once; the request is sent again 50 ms later, where that may be. */
+function closedUnder(): { engine: DriverFactory; answers: boolean[] } {
+  const answers: boolean[] = []
+  const engine: DriverFactory = (options) => ({
+    ...scripted([])(options),
+    async *generate({ maySendAgain }: GenerateRequest, signal: AbortSignal): AsyncGenerator<Chunk> {
+      await new Promise((resolve) => void options.clock.setTimeout(() => resolve(null), 50))
+      const may: boolean = await maySendAgain!()
+      answers.push(may)
+      signal.throwIfAborted()
+      if (!may) throw new RolloutError('TRANSPORT', 'the connection was closed')
+      yield { tokenIds: [1], logprobs: [-1], text: null, finishReason: 'stop', versions: null }
+    },
+  })
+  return { engine, answers }
+}
