@@ -20,7 +20,13 @@ interface Remark {
 const good = (words: string): Remark => ({ good: true, words })
 const bad = (words: string): Remark => ({ good: false, words })
 
-const REMARKS: { readonly [K in keyof Capabilities]: (value: Capabilities[K]) => Remark } = {
+/** What makes a server give its memory away, where one can. */
+const RELEASE_FLAGS: Readonly<Record<string, string>> = {
+  sglang: ': it needs --enable-memory-saver',
+  vllm: ': it needs --enable-sleep-mode, and VLLM_SERVER_DEV_MODE=1',
+}
+
+const REMARKS: { readonly [K in keyof Capabilities]: (value: Capabilities[K], engine: string) => Remark } = {
   tokenIds: (has) =>
     has
       ? good('token ids in and out: an interrupted sample goes on where it was, on any server')
@@ -55,10 +61,10 @@ const REMARKS: { readonly [K in keyof Capabilities]: (value: Capabilities[K]) =>
       : modes.length > 0
         ? good('being held over an update, with its requests ended; frozen ones would keep the cache of old weights')
         : bad('being held over an update: requests of others that come meanwhile are not kept waiting'),
-  release: (has) =>
-    has
-      ? good('giving its GPU memory to a trainer on the same GPUs')
-      : bad('giving its GPU memory to a trainer on the same GPUs (--enable-memory-saver, --enable-sleep-mode)'),
+  release: (has, engine) => {
+    const words = 'giving its GPU memory to a trainer on the same GPUs'
+    return has ? good(words) : bad(`${words}${RELEASE_FLAGS[engine] ?? ''}`)
+  },
 }
 
 /** A paragraph for each server, and a last line for all of them. */
@@ -99,7 +105,7 @@ function paragraph({ url, probe, fault }: DoctorFinding, style: Style): string[]
       (words) => style(words, 'green'),
     ),
     ...list(
-      'does not',
+      'lacks',
       lacks.map(({ words }) => words),
       (words) => style(words, 'yellow'),
     ),
@@ -107,8 +113,8 @@ function paragraph({ url, probe, fault }: DoctorFinding, style: Style): string[]
   ]
 }
 
-export function remarksOn({ capabilities }: Probe): Remark[] {
-  const on = <K extends keyof Capabilities>(name: K): Remark => REMARKS[name](capabilities[name])
+export function remarksOn({ engine, capabilities }: Probe): Remark[] {
+  const on = <K extends keyof Capabilities>(name: K): Remark => REMARKS[name](capabilities[name], engine)
   return (Object.keys(REMARKS) as (keyof Capabilities)[]).map(on)
 }
 

@@ -1,7 +1,7 @@
 /**
  * Keeps two runs from one output: a lock file beside it, taken over when the process that made it is gone.
  */
-import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { linkSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { CommandError } from './io.ts'
 
@@ -19,20 +19,40 @@ const held = new Set<string>()
 export function lockOutput(output: string): () => void {
   const path = `${output}.lock`
   const self: Owner = { pid: process.pid, host: hostname(), began: beginOf(process.pid) }
-  for (;;) {
-    try {
-      writeFileSync(path, JSON.stringify(self), { flag: 'wx' })
-      held.add(path)
-      return () => {
-        held.delete(path)
-        rmSync(path, { force: true })
-      }
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
-    }
-    removeStale(path, self)
+  while (!make(path, self)) removeStale(path, self)
+  held.add(path)
+  return () => {
+    held.delete(path)
+    rmSync(path, { force: true })
   }
 }
+
+/** Written aside first: a lock that another run finds is never empty, and so never taken for one that a kill left. */
+function make(path: string, self: Owner): boolean {
+  const aside = asideOf(path, self)
+  const text = JSON.stringify(self)
+  try {
+    writeFileSync(aside, text)
+    linkSync(aside, path)
+    return true
+  } catch (error) {
+    const { code = '' } = error as NodeJS.ErrnoException
+    if (code === 'EEXIST') return false
+    if (!NO_LINKS.has(code)) throw error
+  } finally {
+    rmSync(aside, { force: true })
+  }
+  try {
+    writeFileSync(path, text, { flag: 'wx' })
+    return true
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false
+    throw error
+  }
+}
+
+/** What file systems without hard links answer: FAT, some network disks and containers. */
+const NO_LINKS: ReadonlySet<string> = new Set(['EPERM', 'ENOSYS', 'ENOTSUP', 'EOPNOTSUPP', 'EMLINK'])
 
 /** Only what was found stale is removed: a lock that somebody else took over meanwhile is put back. */
 function removeStale(path: string, self: Owner): void {
@@ -45,7 +65,7 @@ function removeStale(path: string, self: Owner): void {
       `expected an output that no other run writes, found that process ${owner.pid}${where} does (${path}); wait for it, choose another --output, or remove the lock if that process is gone`,
     )
   }
-  const aside = `${path}.${self.pid}`
+  const aside = asideOf(path, self)
   try {
     renameSync(path, aside)
   } catch {
@@ -53,6 +73,11 @@ function removeStale(path: string, self: Owner): void {
   }
   if (read(aside) === text) rmSync(aside, { force: true })
   else renameSync(aside, path)
+}
+
+/** Containers that share a disk have the same few process numbers. */
+function asideOf(path: string, { host, pid }: Owner): string {
+  return `${path}.${host}.${pid}`
 }
 
 function isAlive(path: string, owner: Owner, self: Owner): boolean {
@@ -77,7 +102,7 @@ function ownerIn(text: string): Owner | null {
   try {
     return JSON.parse(text) as Owner
   } catch {
-    // Killed between making the file and writing it.
+    // Killed between making the file and writing it, where there are no links.
     return null
   }
 }

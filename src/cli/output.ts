@@ -47,7 +47,7 @@ async function openFile(given: string, options: Omit<OpenOutputOptions, 'path'>)
     const memory = found === null ? NO_MEMORY : await remember(path, options)
     file = await open(path, constants.O_RDWR | constants.O_CREAT)
     await file.truncate(memory.end)
-    return continued(file, memory, unlock)
+    return continued(given, file, memory, unlock)
   } catch (error) {
     await file?.close()
     unlock?.()
@@ -90,7 +90,7 @@ async function remember(path: string, { retryFailed, signal }: Omit<OpenOutputOp
   }
 }
 
-function continued(file: FileHandle, memory: OutputMemory, unlock: () => void): RunOutput {
+function continued(path: string, file: FileHandle, memory: OutputMemory, unlock: () => void): RunOutput {
   let end = memory.end
   let broken = memory.unterminated
   async function writeAll(bytes: Buffer): Promise<void> {
@@ -118,8 +118,11 @@ function continued(file: FileHandle, memory: OutputMemory, unlock: () => void): 
     },
     async close() {
       try {
+        // Some disks say only now that they are full.
         if (end > memory.end) await file.sync()
         await file.close()
+      } catch (error) {
+        throw outputFailure(path, error as Error)
       } finally {
         unlock()
       }

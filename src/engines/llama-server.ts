@@ -12,6 +12,7 @@ import { type LoadRoute, probeLlamaServer, readLoad } from './llama-server-probe
 import { COMPLETION, completionBody } from './llama-server-request.ts'
 import { refusesChat } from './refusals.ts'
 import { createStopWatch } from './stop-watch.ts'
+import { tokenizeDeadlineMs } from './tokenizer.ts'
 import { createTransport, jsonOf } from './transport.ts'
 
 export function createLlamaServerDriver(options: DriverOptions): EngineDriver {
@@ -48,8 +49,9 @@ export function createLlamaServerDriver(options: DriverOptions): EngineDriver {
       return Promise.reject(fault('UPDATE_FAILED', peer, found))
     },
     async tokenize(prompt, signal) {
+      const deadlineMs = tokenizeDeadlineMs(prompt)
       const post = async (path: string, body: object) =>
-        asRecord(jsonOf(peer, await transport.call({ method: 'POST', path, body, signal })))
+        asRecord(jsonOf(peer, await transport.call({ method: 'POST', path, body, signal, deadlineMs })))
       let content = prompt
       if (typeof content !== 'string') {
         const applied = await post('/apply-template', { messages: content })

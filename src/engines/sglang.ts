@@ -13,6 +13,7 @@ import { createSglangMemory } from './sglang-memory.ts'
 import { probeSglang } from './sglang-probe.ts'
 import { generateBody } from './sglang-request.ts'
 import { createStopWatch } from './stop-watch.ts'
+import { tokenize } from './tokenizer.ts'
 import { createTransport, jsonOf } from './transport.ts'
 
 /** Reading hundreds of gigabytes from a network disk; the update's own deadline is the caller's signal. */
@@ -137,17 +138,7 @@ export function createSglangDriver(options: DriverOptions): EngineDriver {
     },
     release: (signal) => memory.release(signal),
     reclaim: (signal) => memory.reclaim(signal),
-    async tokenize(prompt, signal) {
-      const body = typeof prompt === 'string' ? { prompt } : { messages: prompt }
-      const reply = await post('/tokenize', body, signal)
-      const { tokens } = asRecord(jsonOf(peer, reply))
-      if (Array.isArray(tokens) && tokens.every((id) => Number.isInteger(id))) return tokens
-      throw fault(
-        'WRONG_PROTOCOL',
-        peer,
-        `POST /tokenize: expected a list of token ids, found ${typeof tokens}; update the server, or send token ids`,
-      )
-    },
+    tokenize: (prompt, signal) => tokenize(transport, prompt, signal),
     close: () => transport.close(),
   }
 

@@ -37,7 +37,7 @@ export interface Transport {
 }
 
 /** Control routes answer in milliseconds; a server that needs longer is not well. */
-const DEADLINE_MS = 10_000
+export const DEADLINE_MS = 10_000
 /** A server's whole configuration is some 20 kB; this bounds what a wrong server can make us hold. */
 const REPLY_BYTES = 16 * 1024 * 1024
 /** Enough for a burst of aborts beside an update, few enough to spare the server's file table. */

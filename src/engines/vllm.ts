@@ -7,10 +7,10 @@ import { generateBy } from './direct.ts'
 import type { DriverOptions, EngineDriver } from './driver.ts'
 import { fault, statusFault } from './faults.ts'
 import { sumGauges } from './gauges.ts'
-import { asRecord } from './json.ts'
 import { refusesChat } from './refusals.ts'
 import { createStopWatch } from './stop-watch.ts'
-import { createTransport, jsonOf } from './transport.ts'
+import { tokenize } from './tokenizer.ts'
+import { createTransport } from './transport.ts'
 import { createVllmControl } from './vllm-control.ts'
 import { vllmDecoder } from './vllm-events.ts'
 import { GENERATED, probeVllm, RUNNING, type VllmWays, WAITING } from './vllm-probe.ts'
@@ -79,17 +79,7 @@ export function createVllmDriver(options: DriverOptions): EngineDriver {
     flush: control.flush,
     release: control.release,
     reclaim: control.reclaim,
-    async tokenize(prompt, signal) {
-      const body = typeof prompt === 'string' ? { prompt } : { messages: prompt }
-      const reply = await transport.call({ method: 'POST', path: '/tokenize', body, signal })
-      const { tokens } = asRecord(jsonOf(peer, reply))
-      if (Array.isArray(tokens) && tokens.every((id) => Number.isInteger(id))) return tokens
-      throw fault(
-        'WRONG_PROTOCOL',
-        peer,
-        `POST /tokenize: expected a list of token ids, found ${typeof tokens}; update the server, or send token ids`,
-      )
-    },
+    tokenize: (prompt, signal) => tokenize(transport, prompt, signal),
     onHangUp: (listener) => transport.onHangUp(listener),
     close: () => transport.close(),
   }

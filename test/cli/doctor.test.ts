@@ -59,7 +59,7 @@ describe('doctor', () => {
       'advice      start it with --incremental-streaming-output',
     ])
       expect(out).toContain(words)
-    expect(out).toMatch(/^ {2}does not {4}giving its GPU memory .*\n {2}advice/m)
+    expect(out).toMatch(/^ {2}lacks {7}giving its GPU memory .*: it needs --enable-memory-saver\n {2}advice/m)
   })
 
   it('gives the same as one JSON object', async () => {
@@ -219,7 +219,7 @@ describe('the report', () => {
     expect(remarksOn(probe).filter(({ good }) => good)).toEqual([])
     expect(remarksOn(probe)).toHaveLength(Object.keys(capabilities).length)
     const text = doctorText([{ url: 'http://a', probe, fault: null }], createStyle(false))
-    for (const words of ['paused', 'it does not say', 'no version', 'does not    token ids', 'begins again'])
+    for (const words of ['paused', 'it does not say', 'no version', 'lacks       token ids', 'begins again'])
       expect(text).toContain(words)
     expect(text).not.toContain('works')
   })

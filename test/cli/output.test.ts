@@ -4,10 +4,11 @@
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
+import { open } from 'node:fs/promises'
 import { hostname, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
-import { afterAll, describe, expect, it } from 'vitest'
+import { afterAll, describe, expect, it, onTestFinished, vi } from 'vitest'
 import { batchLine, sampleLine } from '../../src/cli/completion-line.ts'
 import { createLineSink } from '../../src/cli/line-sink.ts'
 import { openOutput, outputFailure } from '../../src/cli/output.ts'
@@ -190,6 +191,22 @@ describe('the output file', () => {
     )
     expect(outputFailure('/dev/full', error).message).toContain('no space left')
     await output.close()
+  })
+})
+
+describe('a disk that says only at the end that it is full', () => {
+  it('is named as such, and the output is unlocked', async () => {
+    const path = fresh()
+    const output = await reopen(path)
+    await output.put(LINES[0]!)
+    const file = await open(path, 'r')
+    const prototype = Object.getPrototypeOf(file) as typeof file
+    await file.close()
+    const full = Object.assign(new Error('ENOSPC: no space left on device, fsync'), { code: 'ENOSPC' })
+    const sync = vi.spyOn(prototype, 'sync').mockRejectedValue(full)
+    onTestFinished(() => sync.mockRestore())
+    await expect(output.close()).rejects.toThrow(`${path}: no space left; every line in it is whole`)
+    expect(existsSync(`${path}.lock`)).toBe(false)
   })
 })
 
