@@ -128,10 +128,14 @@ export class Supervisor {
     })
     if (open.length >= run.options.minInstances) return
     const faults = [...run.instances.values()].filter((instance) => instance.fault !== null)
-    const lines = faults.map(({ id, fault }) => `\n  ${id}: ${messageOf(fault)}`)
+    const lines = faults.map(({ id, fault }) => {
+      const words = messageOf(fault)
+      return `\n  ${words.startsWith(`instance ${id} `) ? '' : `${id}: `}${words}`
+    })
+    const { minInstances } = run.options
     throw new RolloutError(
       'NO_INSTANCES',
-      `expected at least ${run.options.minInstances} instances that can take work, found ${open.length} of ${run.instances.size}${lines.join('')}`,
+      `expected at least ${minInstances} ${minInstances === 1 ? 'instance' : 'instances'} to take work, found ${open.length} of ${run.instances.size}${lines.join('')}`,
       { errors: faults.map(({ fault }) => fault as RolloutError) },
     )
   }

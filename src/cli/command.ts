@@ -1,6 +1,6 @@
 /**
  * Finds the command in the arguments and runs it; the code of each command is loaded only when it is asked for.
- * Exit codes: 0 done, 1 failed, 2 the command line cannot be used, 130 and 143 stopped by SIGINT and SIGTERM.
+ * Exit codes: 0 done, 1 failed or not done to its end, 2 the command line cannot be used, 130 and 143 stopped by SIGINT and SIGTERM.
  */
 import { existsSync, readFileSync } from 'node:fs'
 import { EXIT, type Io, UsageError } from './io.ts'
@@ -40,6 +40,25 @@ ${Object.entries(COMMANDS)
 
 export async function runCommand(args: readonly string[], io: Io): Promise<number> {
   const [name = '', ...rest] = args
+  try {
+    const code = await dispatch(name, rest, io)
+    await io.stdout.drained()
+    return code
+  } catch (error) {
+    if (error instanceof UsageError) {
+      io.stderr.write(
+        `rollout-supervisor ${name}: ${error.message}\nrollout-supervisor ${name} --help lists the flags\n`,
+      )
+      return EXIT.usage
+    }
+    const verbose = rest.includes('--verbose')
+    const words = error instanceof Error ? ((verbose ? error.stack : error.message) ?? error.name) : String(error)
+    io.stderr.write(`rollout-supervisor ${name}: ${words}\n`)
+    return EXIT.failed
+  }
+}
+
+async function dispatch(name: string, rest: readonly string[], io: Io): Promise<number> {
   if (name === '--help' || name === '-h' || name === 'help') {
     io.stdout.write(USAGE)
     return EXIT.ok
@@ -54,21 +73,8 @@ export async function runCommand(args: readonly string[], io: Io): Promise<numbe
     io.stderr.write(`${found}; expected one of: ${Object.keys(COMMANDS).join(', ')}\n\n${USAGE}`)
     return EXIT.usage
   }
-  try {
-    const run = await command.load()
-    return await run(rest, io)
-  } catch (error) {
-    if (error instanceof UsageError) {
-      io.stderr.write(
-        `rollout-supervisor ${name}: ${error.message}\nrollout-supervisor ${name} --help lists the flags\n`,
-      )
-      return EXIT.usage
-    }
-    const verbose = rest.includes('--verbose')
-    const words = error instanceof Error ? ((verbose ? error.stack : error.message) ?? error.name) : String(error)
-    io.stderr.write(`rollout-supervisor ${name}: ${words}\n`)
-    return EXIT.failed
-  }
+  const run = await command.load()
+  return run(rest, io)
 }
 
 /** From the package.json above this file: two folders up in the sources, three in the build. */

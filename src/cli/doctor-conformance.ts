@@ -7,6 +7,7 @@ import { type ConformanceReport, type ConformanceResult, checkConformance } from
 import type { Flags } from './flags.ts'
 import { createStyle, type Io, type Style, wantsColor } from './io.ts'
 import type { Settings } from './settings.ts'
+import { columnsOf, wrap } from './wrap.ts'
 
 export const CONFORMANCE_FLAGS = {
   conformance: { type: 'switch', about: 'try out everything that training relies on, and say what came of it' },
@@ -64,7 +65,7 @@ export async function conformance(
       const { driver } = await connectInstance(instance, { signal })
       try {
         const onResult = (result: ConformanceResult): void => {
-          if (!json) io.stdout.write(`${line(result, style)}\n`)
+          if (!json) io.stdout.write(`${line(result, style, columnsOf(io.stdout))}\n`)
         }
         if (!json) io.stdout.write(`${style(url, 'bold')}\n`)
         const report = await checkConformance(driver, { ...options, onResult })
@@ -89,12 +90,13 @@ const COLORS = { works: 'green', 'does not': 'red', 'not offered': 'yellow', ski
 const NAME_COLUMNS = 34
 const OUTCOME_COLUMNS = 13
 
-function line({ name, outcome, found, meansForTraining }: ConformanceResult, style: Style): string {
-  const words = found.replaceAll(/instance \S+ \(\S+\): /g, '')
+function line({ name, outcome, found, meansForTraining }: ConformanceResult, style: Style, columns: number): string {
+  const indent = 2 + NAME_COLUMNS + OUTCOME_COLUMNS
+  const words = wrap(found.replaceAll(/instance \S+ \(\S+\): /g, ''), indent, columns)
   const said = `  ${name.padEnd(NAME_COLUMNS)}${style(outcome.padEnd(OUTCOME_COLUMNS), COLORS[outcome])}${words}`
   // Nothing is known of what was skipped.
   if (outcome === 'skipped') return said
-  return `${said}\n  ${' '.repeat(NAME_COLUMNS + OUTCOME_COLUMNS)}${style(`-> ${meansForTraining}`, 'dim')}`
+  return `${said}\n${' '.repeat(indent)}${style(wrap(`-> ${meansForTraining}`, indent, columns), 'dim')}`
 }
 
 function lastLine({ engine, engineVersion, results, conforms }: ConformanceReport, style: Style): string {

@@ -3,6 +3,7 @@
  */
 import type { Capabilities, Probe } from '../index.ts'
 import type { Style } from './io.ts'
+import { wrap } from './wrap.ts'
 
 export interface DoctorFinding {
   readonly url: string
@@ -37,7 +38,7 @@ const REMARKS: { readonly [K in keyof Capabilities]: (value: Capabilities[K], en
       : basis === 'sampled'
         ? good('log-probabilities of the distribution that was sampled from')
         : bad(
-            'log-probabilities after temperature: at another than 1 samples fail, unless those of before it are accepted (--logprob-basis raw)',
+            'log-probabilities after temperature: rollouts at another than 1 and 0 fail, unless those of before it are accepted (--logprob-basis raw)',
           ),
   abortById: (has) =>
     has
@@ -67,16 +68,20 @@ const REMARKS: { readonly [K in keyof Capabilities]: (value: Capabilities[K], en
   },
 }
 
-/** A paragraph for each server, and a last line for all of them. */
-export function doctorText(findings: readonly DoctorFinding[], style: Style): string {
+/** A paragraph for each server, and a last line for all of them, in lines of so many columns. */
+export function doctorText(findings: readonly DoctorFinding[], style: Style, columns: number): string {
   const usable = findings.filter(({ probe }) => probe !== null).length
   const sum = findings.length === 1 ? [] : [style(`${usable} of ${findings.length} servers can be used`, 'bold'), '']
-  return [...findings.flatMap((finding) => [...paragraph(finding, style), '']), ...sum].join('\n')
+  return [...findings.flatMap((finding) => [...paragraph(finding, style, columns), '']), ...sum].join('\n')
 }
 
 const NO_VOCABULARY = ': set --vocabulary-size, because some engines die of a token id beyond it'
 
-function paragraph({ url, probe, fault }: DoctorFinding, style: Style): string[] {
+function paragraph({ url, probe, fault }: DoctorFinding, style: Style, columns: number): string[] {
+  const row = (name: string, words: string, paint: (name: string) => string = (plain) => plain): string =>
+    `  ${paint(name)}${' '.repeat(NAME_COLUMNS - name.length)}${wrap(words, 2 + NAME_COLUMNS, columns)}`
+  const list = (name: string, color: Parameters<Style>[1], all: readonly string[]): string[] =>
+    all.map((words, index) => (index === 0 ? row(name, words, (plain) => style(plain, color)) : row('', words)))
   if (probe === null) {
     // The url stands above.
     const words = (fault?.message ?? 'no answer').replaceAll(/instance \S+ \(\S+\): |^\S+:\/\/\S+: /g, '')
@@ -85,47 +90,26 @@ function paragraph({ url, probe, fault }: DoctorFinding, style: Style): string[]
     return [head, row('fault', `${first}`), ...more.map((line) => row('', line.trim()))]
   }
   const remarks = remarksOn(probe)
-  const works = remarks.filter((remark) => remark.good)
-  const lacks = remarks.filter((remark) => !remark.good)
+  const said = (isGood: boolean): string[] => remarks.filter((each) => each.good === isGood).map(({ words }) => words)
   const known = (value: number | null, unit: string): string =>
     value === null ? 'it does not say' : `${value.toLocaleString('en-US')} ${unit}`
+  const warning = probe.vocabularySize === null && probe.capabilities.tokenIds ? NO_VOCABULARY : ''
   return [
     `${style(url, 'bold')}  ${style('can be used', 'green')}${probe.paused ? ' (paused: a run opens it)' : ''}`,
     row('engine', `${probe.engine} ${probe.engineVersion ?? '(it does not say which version)'}`),
     row('capacity', known(probe.capacity, 'sequences at once')),
     row('weights', probe.weightVersion === null ? 'no version' : `version ${JSON.stringify(probe.weightVersion)}`),
-    row(
-      'vocabulary',
-      `${known(probe.vocabularySize, 'token ids')}${probe.vocabularySize === null ? NO_VOCABULARY : ''}`,
-    ),
+    row('vocabulary', `${known(probe.vocabularySize, 'token ids')}${warning}`),
     row('context', known(probe.contextLength, 'tokens')),
-    ...list(
-      'works',
-      works.map(({ words }) => words),
-      (words) => style(words, 'green'),
-    ),
-    ...list(
-      'lacks',
-      lacks.map(({ words }) => words),
-      (words) => style(words, 'yellow'),
-    ),
-    ...list('advice', probe.advice, (words) => style(words, 'cyan')),
+    ...list('works', 'green', said(true)),
+    ...list('lacks', 'yellow', said(false)),
+    ...list('advice', 'cyan', probe.advice),
   ]
-}
-
-export function remarksOn({ engine, capabilities }: Probe): Remark[] {
-  const on = <K extends keyof Capabilities>(name: K): Remark => REMARKS[name](capabilities[name], engine)
-  return (Object.keys(REMARKS) as (keyof Capabilities)[]).map(on)
 }
 
 const NAME_COLUMNS = 12
 
-function row(name: string, words: string): string {
-  return `  ${name.padEnd(NAME_COLUMNS)}${words}`
-}
-
-function list(name: string, all: readonly string[], paint: (name: string) => string): string[] {
-  return all.map((words, index) =>
-    index === 0 ? `  ${paint(name)}${' '.repeat(NAME_COLUMNS - name.length)}${words}` : row('', words),
-  )
+export function remarksOn({ engine, capabilities }: Probe): Remark[] {
+  const on = <K extends keyof Capabilities>(name: K): Remark => REMARKS[name](capabilities[name], engine)
+  return (Object.keys(REMARKS) as (keyof Capabilities)[]).map(on)
 }

@@ -11,6 +11,7 @@ import { createStyle, EXIT, type Io, wantsColor } from './io.ts'
 import { CONFIG_KEYS, FLEET_FLAGS, instancesProblems, RUN_FLAGS, readInstances } from './run-options.ts'
 import { readSettings, type Settings } from './settings.ts'
 import { signalOf, stopOnSignals } from './signals.ts'
+import { columnsOf } from './wrap.ts'
 
 const TIMEOUT_MS = 10_000
 
@@ -62,7 +63,10 @@ export async function doctor(args: readonly string[], io: Io): Promise<number> {
     if (signal !== null) return EXIT[signal]
     const ok = findings.every(({ probe }) => probe !== null)
     const style = createStyle(wantsColor(io.stdout, io.env, settings.on('no-color')))
-    io.stdout.write(settings.on('json') ? `${JSON.stringify(jsonOf(ok, findings))}\n` : doctorText(findings, style))
+    const text = settings.on('json')
+      ? `${JSON.stringify(jsonOf(ok, findings))}\n`
+      : doctorText(findings, style, columnsOf(io.stdout))
+    io.stdout.write(text)
     return ok ? EXIT.ok : EXIT.failed
   } finally {
     forget()

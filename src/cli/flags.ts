@@ -70,13 +70,25 @@ export function parseFlags(
     ]),
   )
   try {
-    const { values, positionals } = parseArgs({ args: [...args], options, strict: true, allowPositionals })
+    const joined = joinNegatives(flags, args)
+    const { values, positionals } = parseArgs({ args: joined, options, strict: true, allowPositionals })
     return { values: new Map(Object.entries(values)), operands: positionals }
   } catch (error) {
     const words = error instanceof Error ? error.message.split('. ')[0]!.split('\n')[0]! : String(error)
     const allowed = Object.keys(flags).map((name) => `--${name}`)
     throw new UsageError(`${words}; allowed: ${allowed.join(' ')}`)
   }
+}
+
+/** `--top-k -1` as `--top-k=-1`: parseArgs would take the number for flags of one letter. */
+function joinNegatives(flags: Flags, args: readonly string[]): string[] {
+  const joined: string[] = []
+  for (const arg of args) {
+    const before = joined.at(-1) ?? ''
+    if (/^-[\d.]/.test(arg) && flags[before.slice(2)]?.type === 'number') joined[joined.length - 1] = `${before}=${arg}`
+    else joined.push(arg)
+  }
+  return joined
 }
 
 /** The value as its flag wants it, or null. Numbers and switches may come as text, as the command line and the environment have them. */

@@ -2,13 +2,12 @@
  * What a command sees of the process: where it writes, how that looks, and which signals came. Given to commands, so that tests can look on.
  * Data goes to stdout, everything else to stderr.
  */
-import { once } from 'node:events'
 import type { Readable } from 'node:stream'
 
 /** One of the two output streams. */
 export interface Output {
   write(text: string): void
-  /** Resolves when the reader has kept up with what was written. */
+  /** Resolves when all that was written is out. @throws CommandError where it cannot be written */
   drained(): Promise<void>
   readonly isTTY: boolean
   /** Characters in a line; read anew for every line, because windows are resized. */
@@ -40,6 +39,13 @@ export class CommandError extends Error {
   override readonly name = 'CommandError'
 }
 
+/** What to say when an output can no longer be written; `hint` is what to do where it is full. */
+export function writeFailure(name: string, error: Error, hint = 'free some, and run again'): CommandError {
+  const { code } = error as NodeJS.ErrnoException
+  if (code === 'ENOSPC' || code === 'EDQUOT') return new CommandError(`${name}: no space left; ${hint}`)
+  return new CommandError(`${name}: cannot be written: ${error.message}`)
+}
+
 /** Colours are for terminals, unless NO_COLOR says no or FORCE_COLOR says yes (no-color.org, force-color.org). */
 export function wantsColor(output: Output, env: Io['env'], noColor: boolean): boolean {
   if (noColor || (env.NO_COLOR ?? '') !== '') return false
@@ -59,17 +65,19 @@ const FALLBACK_COLUMNS = 100
 
 /** The real process. */
 export function processIo(): Io {
-  const output = (stream: NodeJS.WriteStream): Output => ({
+  const output = (name: string, stream: NodeJS.WriteStream): Output => ({
     write: (text) => void stream.write(text),
-    drained: async () => {
-      if (stream.writableNeedDrain) await once(stream, 'drain')
-    },
+    drained: () =>
+      new Promise((resolve, reject) => {
+        // What is written last is out last.
+        stream.write('', (error) => (error == null ? resolve() : reject(writeFailure(name, error))))
+      }),
     isTTY: stream.isTTY === true,
     columns: () => stream.columns ?? FALLBACK_COLUMNS,
   })
   return {
-    stdout: output(process.stdout),
-    stderr: output(process.stderr),
+    stdout: output('stdout', process.stdout),
+    stderr: output('stderr', process.stderr),
     stdin: () => process.stdin,
     env: process.env,
     onSignal(signal, listener) {

@@ -4,7 +4,7 @@
  */
 import { constants } from 'node:fs'
 import { type FileHandle, open, realpath, rename, stat } from 'node:fs/promises'
-import { CommandError, type Io, UsageError } from './io.ts'
+import { CommandError, type Io, UsageError, writeFailure } from './io.ts'
 import { lockOutput } from './output-lock.ts'
 import { NO_MEMORY, type OutputMemory, readMemory } from './output-memory.ts'
 
@@ -54,7 +54,9 @@ async function openFile(given: string, options: Omit<OpenOutputOptions, 'path'>)
     const { code, message } = error as NodeJS.ErrnoException
     if (code === undefined) throw error
     if (code === 'ENOSPC' || code === 'EDQUOT') throw outputFailure(given, error as Error)
-    throw new UsageError(`--output ${given}: expected a file that can be written, found: ${message}`)
+    // Without the name, which is that of the lock where the folder is not there.
+    const found = message.replace(/, \w+ '.*$/s, '')
+    throw new UsageError(`--output ${given}: expected a file that can be written, found: ${found}`)
   }
 }
 
@@ -140,11 +142,10 @@ function appendTo(file: FileHandle): RunOutput {
 
 /** What to say when the output can no longer be written. */
 export function outputFailure(path: string | null, error: Error): CommandError {
-  const { code } = error as NodeJS.ErrnoException
-  const what = path ?? 'stdout'
-  if (code === 'ENOSPC' || code === 'EDQUOT')
-    return new CommandError(
-      `${what}: no space left; every line in it is whole: free some and run again, it goes on from there`,
-    )
-  return new CommandError(`${what}: cannot be written: ${error.message}`)
+  if (error instanceof CommandError) return error
+  return writeFailure(
+    path ?? 'stdout',
+    error,
+    'every line in it is whole: free some and run again, it goes on from there',
+  )
 }

@@ -5,6 +5,13 @@ import type { FleetView } from '../index.ts'
 import { createStyle, type StopSignal } from './io.ts'
 import { compact, fitParts, timeWords } from './live-line.ts'
 
+export interface FirstFailure {
+  readonly id: string | number
+  readonly sample: number
+  readonly code: string | null
+  readonly message: string
+}
+
 /** Counted as it goes. Samples but for `lines` and `unusable`. */
 export interface RunCounts {
   /** Input lines, blank ones left out. */
@@ -17,6 +24,8 @@ export interface RunCounts {
   /** Found in the output of an earlier run. */
   skipped: number
   tokens: number
+  /** Of this run; many samples often fail of one cause. */
+  firstFailure: FirstFailure | null
   /** Share of the input that was read, or null where its end cannot be told; 1 when there is no more. */
   read: number | null
 }
@@ -103,7 +112,7 @@ export interface RunSummary extends Omit<RunCounts, 'samples' | 'read'> {
 }
 
 export function summaryText(summary: RunSummary, color: boolean): string {
-  const { completed, failed, skipped, unusable, failedBefore, tokens, ms, stopped, output } = summary
+  const { completed, failed, firstFailure, skipped, unusable, failedBefore, tokens, ms, stopped, output } = summary
   const style = createStyle(color)
   const red = (words: string, number: number): string => (number > 0 ? style(words, 'red') : words)
   const seconds = ms / 1_000
@@ -114,9 +123,14 @@ export function summaryText(summary: RunSummary, color: boolean): string {
       ? [red(`${count(unusable)} ${unusable === 1 ? 'line' : 'lines'} could not be used`, unusable)]
       : []),
     ...(skipped > 0 ? [`${count(skipped)} done before`] : []),
-    `${count(tokens)} tokens in ${seconds.toFixed(1)} s (${count(Math.round(tokens / Math.max(seconds, 0.001)))} a second)`,
+    `${count(tokens)} tokens in ${seconds.toFixed(1)} s${tokens === 0 ? '' : ` (${count(Math.round(tokens / Math.max(seconds, 0.001)))} a second)`}`,
   ]
   const hints = [
+    ...(firstFailure === null
+      ? []
+      : [
+          `first failure, sample ${firstFailure.sample} of ${JSON.stringify(firstFailure.id)}: ${firstFailure.message}`,
+        ]),
     ...(failedBefore > 0 ? [`${count(failedBefore)} failed in an earlier run: --retry-failed runs them again`] : []),
     ...(stopped === null
       ? []

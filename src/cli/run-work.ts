@@ -3,14 +3,14 @@
  * when it ends. What was cancelled is not written, so that the next run finds it missing. Every (line id, sample) is submitted at most once.
  */
 import { type Completion, RolloutError, type Supervisor, type Task } from '../index.ts'
-import type { BatchRequest, PromptLine } from '../input/line-fields.ts'
+import { type BatchRequest, nameIn, type PromptLine } from '../input/line-fields.ts'
 import { type LineDefaults, LineProblem, parseLine, seedOf } from '../input/prompt-line.ts'
 import { batchLine, sampleLine } from './completion-line.ts'
 import type { RunInput } from './input.ts'
 import { createKeyTable } from './key-table.ts'
 import type { LineSink } from './line-sink.ts'
 import type { OutputMemory } from './output-memory.ts'
-import type { RunCounts } from './run-progress.ts'
+import type { FirstFailure, RunCounts } from './run-progress.ts'
 import type { Window } from './window.ts'
 
 export interface RunWork {
@@ -51,9 +51,10 @@ export async function submitLines(work: RunWork): Promise<void> {
     counts.lines += 1
     const bytes = end - before
     before = end
+    let line: PromptLine | null = null
     try {
       if (text === null) throw new LineProblem(problem!)
-      const line = parseLine(text, work.defaults)
+      line = parseLine(text, work.defaults)
       const first = seen.get(String(line.id))
       if (first !== 0)
         throw new LineProblem(`expected an id of its own, found ${JSON.stringify(line.id)} also in line ${first}`)
@@ -67,7 +68,7 @@ export async function submitLines(work: RunWork): Promise<void> {
       counts.skipped += line.samples - samples.length
       counts.samples += line.samples
     } catch (error) {
-      refuse(number, wordsOf(error))
+      refuse(number, wordsOf(error, line))
     }
     if (input.bytes !== null) counts.read = Math.min(1, end / input.bytes)
     if (signal.aborted) return
@@ -92,7 +93,10 @@ export function writeCompletions({ supervisor, sink, window, counts }: RunWork):
     const entry = completion.meta as Entry
     if (completion.outcome === 'cancelled') return
     if (completion.outcome === 'completed') counts.completed += 1
-    else counts.failed += 1
+    else {
+      counts.failed += 1
+      counts.firstFailure ??= failureOf(entry, completion)
+    }
     counts.tokens += completion.tokenIds.length
     const written = (number: number): void => {
       entry.left -= number
@@ -113,10 +117,17 @@ export function writeCompletions({ supervisor, sink, window, counts }: RunWork):
   return () => subscription.unsubscribe()
 }
 
+function failureOf({ line, samples }: Entry, { sample, outcome, error }: Completion): FirstFailure {
+  return { id: line.id, sample: samples[sample]!, code: error?.code ?? null, message: error?.message ?? outcome }
+}
+
 /** What is wrong with a line; anything else is not about the line, and is thrown. */
-function wordsOf(error: unknown): string {
+function wordsOf(error: unknown, line: PromptLine | null): string {
   if (error instanceof LineProblem) return error.message
   if (!RolloutError.isInstance(error) || error.code !== 'INVALID_TASK') throw error
-  const problems = error.problems.map(({ path, expected, found }) => `${path}: expected ${expected}, found ${found}`)
+  const problems = error.problems.map(({ path, expected, found }) => {
+    const name = line === null ? path : nameIn(line, path)
+    return `${name}: expected ${expected}, found ${found}`
+  })
   return problems.length === 0 ? error.message : problems.join('; ')
 }

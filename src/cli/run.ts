@@ -86,6 +86,7 @@ async function complete(session: Session, input: RunWork['input']): Promise<numb
     failed: 0,
     skipped: 0,
     tokens: 0,
+    firstFailure: null,
     read: input.bytes === null ? null : 0,
   }
   const mostSamples = options.concurrency === null ? fleetLimit(supervisor, now) : () => options.concurrency!

@@ -64,7 +64,8 @@ export function readSettings(
     if (text !== undefined || given.has(name)) overridden.add(name)
   }
   for (const [name, raw] of given) take(name, flags[name]!, raw, `--${name}`)
-  const known = [...Object.keys({ ...flags, ...otherFlags }).map(camelCase), ...otherKeys]
+  const layered = Object.keys({ ...flags, ...otherFlags }).filter((name) => !NOT_LAYERED.has(name))
+  const known = [...layered.map(camelCase), ...otherKeys]
   for (const key of Object.keys(config)) {
     if (!known.includes(key)) problems.push(`${String(path)}: ${key}: expected one of ${known.join(', ')}`)
   }

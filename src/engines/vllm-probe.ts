@@ -158,7 +158,7 @@ function adviceFor(
   if (mode === null || mode.startsWith('raw')) {
     const now = mode === null ? 'its log-probabilities are taken to be' : `with ${mode} they are`
     advice.push(
-      `start it with --logprobs-mode processed_logprobs: ${now} of the distribution before temperature, so that tasks with a temperature other than 1 are refused`,
+      `start it with --logprobs-mode processed_logprobs: ${now} of the distribution before temperature, so that rollouts at a temperature other than 1 and 0 are refused`,
     )
   } else if (mode !== 'processed_logprobs') {
     advice.push(`start it with --logprobs-mode processed_logprobs: with ${mode} it reports no log-probabilities`)

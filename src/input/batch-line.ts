@@ -53,11 +53,14 @@ export function readBatchLine(value: Record<string, unknown>, report: ReportProb
   const body = isRecord(value.body) ? value.body : {}
   if (!isRecord(value.body)) report('body', 'an object', value.body)
   const sampling: Record<string, unknown> = {}
+  const names: Record<string, string> = { prompt: chat ? 'body.messages' : 'body.prompt', 'sampling.stop': 'body.stop' }
   for (const [key, given] of Object.entries(body)) {
     if (given === null) continue
     const name = SAMPLING[key]
-    if (name !== undefined) sampling[name] = given
-    else if (!READ.has(key) && !WITHOUT_EFFECT.has(key) && !isNeutral(key, given))
+    if (name !== undefined) {
+      sampling[name] = given
+      names[`sampling.${name}`] = `body.${key}`
+    } else if (!READ.has(key) && !WITHOUT_EFFECT.has(key) && !isNeutral(key, given))
       report(`body.${key}`, 'a parameter that is supported (leave it out)', given)
   }
   if (body.stop != null) sampling.stop = typeof body.stop === 'string' ? [body.stop] : body.stop
@@ -72,6 +75,7 @@ export function readBatchLine(value: Record<string, unknown>, report: ReportProb
     samples: readCount('body.n', body.n, report),
     sampling: sampling as Sampling,
     meta: null,
+    names,
     batch: {
       chat,
       model: typeof model === 'string' ? model : null,

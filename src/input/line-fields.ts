@@ -12,6 +12,8 @@ export interface PromptLine {
   readonly samples: number
   readonly sampling: Sampling
   readonly meta: unknown
+  /** What the line calls the parts of a task, where it has other names: `prompt`, `sampling.maxTokens`. */
+  readonly names: Readonly<Record<string, string>>
   /** Set for a line of the batch form, which is answered in one line, in that form. */
   readonly batch: BatchRequest | null
 }
@@ -23,6 +25,12 @@ export interface BatchRequest {
   readonly logprobs: boolean
   /** Known only where the prompt is token ids. */
   readonly promptTokens: number | null
+}
+
+/** A path into the task as the line has it. */
+export function nameIn({ names }: PromptLine, path: string): string {
+  const [whole, base = '', rest = ''] = /^([\w.]+)(.*)$/.exec(path) ?? [path]
+  return base in names ? `${names[base]}${rest}` : whole
 }
 
 export type ReportProblem = (path: string, expected: string, given: unknown) => void

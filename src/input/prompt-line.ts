@@ -81,6 +81,7 @@ function readOwnLine(value: Record<string, unknown>, report: ReportProblem): Rea
     samples: readCount('samples', value.samples, report),
     sampling: (value.sampling ?? {}) as Sampling,
     meta: value.meta ?? null,
+    names: { prompt: key ?? 'prompt' },
     batch: null,
   }
 }

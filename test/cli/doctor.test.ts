@@ -62,6 +62,19 @@ describe('doctor', () => {
     expect(out).toMatch(/^ {2}lacks {7}giving its GPU memory .*: it needs --enable-memory-saver\n {2}advice/m)
   })
 
+  it('breaks long lines at blanks on a terminal, and keeps its columns; elsewhere a line stays a line', async () => {
+    const url = await engine({ profile: 'openai' })
+    const io = fakeIo({ isTTY: true, columns: 60 })
+    await runCommand(['doctor', url, '--no-color'], io)
+    const lines = io.out.trimEnd().split('\n')
+    for (const line of lines) expect(line.length).toBeLessThanOrEqual(60)
+    for (const line of lines.slice(1)) expect(line).toMatch(/^ {2}[a-z ]{11} \S/)
+    const { out } = await doctor(url)
+    const inWords = (text: string): string => text.replace(/\s+/g, ' ')
+    expect(inWords(io.out)).toBe(inWords(out))
+    expect(Math.max(...out.split('\n').map(({ length }) => length))).toBeGreaterThan(100)
+  })
+
   it('gives the same as one JSON object', async () => {
     const url = await engine({ capacity: 5 })
     const { code, out } = await doctor(url, '--engine', 'sglang', '--json')
@@ -218,7 +231,7 @@ describe('the report', () => {
   it('says of every capability that is missing what that means', () => {
     expect(remarksOn(probe).filter(({ good }) => good)).toEqual([])
     expect(remarksOn(probe)).toHaveLength(Object.keys(capabilities).length)
-    const text = doctorText([{ url: 'http://a', probe, fault: null }], createStyle(false))
+    const text = doctorText([{ url: 'http://a', probe, fault: null }], createStyle(false), Number.POSITIVE_INFINITY)
     for (const words of ['paused', 'it does not say', 'no version', 'lacks       token ids', 'begins again'])
       expect(text).toContain(words)
     expect(text).not.toContain('works')

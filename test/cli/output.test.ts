@@ -25,7 +25,7 @@ const { signal } = new AbortController()
 const reopen = (path: string, retryFailed = false) => openOutput({ path, retryFailed, signal }, fakeIo())
 
 function own(id: string | number, samples: number): PromptLine {
-  return { id, prompt: 'x', samples, sampling: {}, meta: { of: id }, batch: null }
+  return { id, prompt: 'x', samples, sampling: {}, meta: { of: id }, names: {}, batch: null }
 }
 const request: PromptLine & { batch: NonNullable<PromptLine['batch']> } = {
   ...own('req', 2),

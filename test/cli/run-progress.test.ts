@@ -12,6 +12,7 @@ const counts: RunCounts = {
   failed: 2,
   skipped: 200,
   tokens: 12_345,
+  firstFailure: { id: 'a', sample: 3, code: 'TRANSPORT', message: 'it broke' },
   read: 0.25,
 }
 const line: RunLine = {
@@ -56,6 +57,7 @@ it('the summary says what to do next', () => {
   expect(summaryText(summary, false)).toBe(
     [
       '597 completed, 2 failed, 1 line could not be used, 200 done before, 12,345 tokens in 10.0 s (1,235 a second)',
+      'first failure, sample 3 of "a": it broke',
       '4 failed in an earlier run: --retry-failed runs them again',
       'stopped by SIGINT: the same command goes on from out.jsonl',
       '',

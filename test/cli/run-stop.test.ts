@@ -4,7 +4,16 @@
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdirSync, readFileSync, statSync, truncateSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, it, onTestFinished } from 'vitest'
@@ -201,13 +210,40 @@ describe('exactly once', { timeout: 240_000 }, () => {
     expect(keysOf(rowsIn(output))).toEqual(keysOfPrompts(40))
   })
 
-  it('a reader that leaves, as head does, is no fault', async () => {
+  it('a reader that leaves, as head does, is told no more, and the run did not do all', async () => {
     const engine = await fastEngine({ stepMs: 2 })
     const child = start([fileOf(prompts(100)), '--url', engine.url, '--max-tokens', '20', '--quiet'])
     child.stdout?.once('data', () => child.stdout?.destroy())
     const [err, close] = [[] as string[], once(child, 'exit')]
     child.stderr?.on('data', (data: Buffer) => err.push(data.toString()))
     const [code] = (await close) as [number]
-    expect({ code, err }).toEqual({ code: 0, err: [] })
+    expect({ code, err }).toEqual({ code: 1, err: [] })
+  })
+
+  it('a reader of what it says that leaves, as in 2>&1 | head -1, ends nothing', async () => {
+    const engine = await fastEngine({ stepMs: 2 })
+    const output = freshPath()
+    const lines = fileOf(prompts(100))
+    // Something to say at the beginning, in the middle and at the end.
+    writeFileSync(lines, `no line\n${readFileSync(lines, 'utf8')}no line either\n`)
+    const child = start([lines, '--url', engine.url, '--max-tokens', '20', '--output', output])
+    child.stderr?.once('data', () => child.stderr?.destroy())
+    const [code] = (await once(child, 'exit')) as [number]
+    expect(code).toBe(1)
+    expect(keysOf(rowsIn(output))).toEqual(keysOfPrompts(100))
+  })
+
+  it.each([
+    ['run', () => [fileOf(prompts(3)), '--demo-fleet', '--quiet']],
+    ['--help', () => []],
+  ])('%s into a full disk says so in one line', async (command, args) => {
+    const full = openSync('/dev/full', 'w')
+    onTestFinished(() => closeSync(full))
+    const child = spawn(process.execPath, [MAIN, command, ...args()], { stdio: ['ignore', full, 'pipe'] })
+    const err: string[] = []
+    child.stderr!.on('data', (data: Buffer) => err.push(data.toString()))
+    const [code] = (await once(child, 'close')) as [number]
+    expect(code).toBe(1)
+    expect(err.join('')).toBe(`rollout-supervisor ${command}: stdout: no space left; free some, and run again\n`)
   })
 })

@@ -67,6 +67,15 @@ describe('run', () => {
     }
   })
 
+  it('says why samples failed, of which the output has the rest', async () => {
+    const path = fileOf([{ id: 'long', promptTokenIds: Array.from({ length: 5_000 }, () => 1), samples: 2 }])
+    const { code, err } = await run([path, ...fleet])
+    expect(code).toBe(1)
+    expect(err).toMatch(
+      /^0 completed, 2 failed, 0 tokens in \S+ s\nfirst failure, sample \d of "long": .*context length/,
+    )
+  })
+
   it('the same seed samples the same, line by line', async () => {
     const steady = await fastEngine({ deterministic: true })
     const sample = async () => {
@@ -114,6 +123,7 @@ describe('run', () => {
       '{"id":"c","promptTokenIds":[-1]}\n',
       '{"id":"d","prompt":"x","sampling":{"temprature":1}}\n',
       good('c'),
+      '{"custom_id":"f","method":"POST","url":"/v1/completions","body":{"prompt":[],"max_tokens":-1}}\n',
       good('e').trimEnd(),
     ]
     writeFileSync(path, Buffer.concat(bad.map((part) => Buffer.from(part))))
@@ -121,14 +131,15 @@ describe('run', () => {
     expect(code).toBe(1)
     expect(keysOf(rowsOf(out))).toEqual(['a/0', 'c/0', 'e/0'])
     const lines = err.trimEnd().split('\n')
-    expect(JSON.parse(lines.pop()!)).toMatchObject({ ok: false, lines: 9, unusable: 6, completed: 3, failed: 0 })
+    expect(JSON.parse(lines.pop()!)).toMatchObject({ ok: false, lines: 10, unusable: 7, completed: 3, failed: 0 })
     expect(lines).toEqual([
       expect.stringContaining('line 2: expected a JSON object'),
       expect.stringContaining('line 3: expected an id of its own, found "a" also in line 1'),
       expect.stringContaining('line 5: prompt | messages | promptTokenIds: expected one of them'),
       expect.stringContaining('line 6: expected UTF-8'),
-      expect.stringContaining('line 7: prompt[0]: expected a token id'),
+      expect.stringContaining('line 7: promptTokenIds[0]: expected a token id'),
       expect.stringContaining('line 8: sampling.temprature: expected one of'),
+      expect.stringMatching(/^line 10: body.prompt: expected at least one .*; body.max_tokens: expected an integer/),
     ])
   })
 

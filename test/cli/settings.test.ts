@@ -104,6 +104,11 @@ describe('settings', () => {
     expect(() => read(args)).toThrow(words)
   })
 
+  it('a number may be below zero', () => {
+    expect(read(['--demo-fleet', '--top-k', '-1']).sampling.topK).toBe(-1)
+    expect(() => read(['--demo-fleet', '--seed', '-1'])).toThrow('--seed: expected a whole number from 0')
+  })
+
   it('durations have units, and are seconds without one', () => {
     const graceMs = (grace: string) => read(['--demo-fleet', '--grace', grace]).graceMs
     expect(['500ms', '1.5s', '2', '3m', '1h'].map(graceMs)).toEqual([500, 1_500, 2_000, 180_000, 3_600_000])
