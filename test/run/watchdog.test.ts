@@ -87,3 +87,20 @@ test('a server that a pause has frozen stands still by order', async () => {
   expect(completions[0]!.segments.map(({ instance, reason }) => [instance, reason])).toEqual([['a', 'finished']])
   expect(await closeSimulation(simulation)).toBe(0)
 })
+
+test('2,000 streams of 500 tokens at 5 tokens/s over 4 servers: no circuit opens, nothing is tried again (F5)', async () => {
+  const fleet = Array.from({ length: 4 }, () => ({ capacity: 500, tokenMs: 200, chunkTokens: 10 }))
+  // Every default but this one; the benchmark streams-2000 is the same over HTTP.
+  const simulation = await startSimulation(fleet, { watchdogMs: 3_000 })
+  const { clock, supervisor } = simulation
+  const states = new Set<string>()
+  supervisor.events$.subscribe((event) => {
+    if (event.type === 'instance.state') states.add(event.state.split('.')[0]!)
+  })
+  const rollouts = [0, 1].map(() => supervisor.submit({ prompt: [1, 500], samples: 1_000 }))
+  const groups = await clock.run(Promise.all(rollouts.map(({ result }) => result)))
+  expect(groups.map(({ complete }) => complete)).toEqual([true, true])
+  expect(states).toEqual(new Set())
+  expect(groups.flatMap(({ completions }) => completions).filter(({ segments }) => segments.length !== 1)).toEqual([])
+  expect(await closeSimulation(simulation)).toBe(0)
+})
