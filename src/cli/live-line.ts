@@ -70,7 +70,7 @@ export function compact(value: number): string {
 
 /** How long it runs, and how long it goes on where that can be told. */
 export function timeWords(elapsedMs: number, etaMs: number | null): string {
-  return etaMs === null ? seconds(elapsedMs) : `${seconds(elapsedMs)}, about ${seconds(etaMs)} left`
+  return etaMs === null ? seconds(elapsedMs) : `${seconds(elapsedMs)}, ~${seconds(etaMs)} left`
 }
 
 /** Hours and minutes only where there are some. */

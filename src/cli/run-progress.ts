@@ -87,16 +87,18 @@ export function runLine(
   const about = counts.read === 1 ? '' : '~'
   const progress = `${count(done)}${total === null ? '' : `/${about}${count(Math.max(total, done))}`} samples`
   const etaMs = total === null || now === 0 || moment.stuck ? null : (elapsedMs / now) * Math.max(0, total - done)
-  const failed = counts.failed + counts.unusable
+  const { failed, unusable } = counts
   const speed = `${compact(tokensPerSecond)} tok/s`
   const time = timeWords(elapsedMs, etaMs)
+  const bad = `${count(unusable)} unusable`
   const parts: readonly (readonly [string, string])[] = [
     [progress, style(progress, 'bold')],
-    plain(`running ${count(moment.running)}`),
-    plain(`waiting ${count(moment.waiting)}`),
+    [time, style(time, 'dim')],
     moment.stuck ? [NO_SERVER, style(NO_SERVER, 'red')] : [speed, style(speed, 'cyan')],
     [`failed ${count(failed)}`, style(`failed ${count(failed)}`, failed > 0 ? 'red' : 'dim')],
-    [time, style(time, 'dim')],
+    plain(`running ${count(moment.running)}`),
+    plain(`waiting ${count(moment.waiting)}`),
+    ...(unusable > 0 ? [[bad, style(bad, 'red')] as const] : []),
   ]
   return fitParts(parts, columns)
 }

@@ -92,7 +92,6 @@ export function createVllmGenerate(
       },
     }
     const sequence: Sequence = core.submit(body.promptTokenIds, body.sampling, body.stream ? streamed() : whole())
-    if (sequence.state === 'ended') return
     const named = byId.get(id)
     if (named === undefined) byId.set(id, new Set([entry]))
     else named.add(entry)

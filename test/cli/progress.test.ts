@@ -37,7 +37,7 @@ function output(isTTY: boolean, columns = 80): Output & { text: string } {
 describe('progress line', () => {
   it('shows step, reward, evaluation, groups, running, waiting, speed, utilisation, failures and time', () => {
     expect(progressLine(state, { columns: 200, color: false })).toBe(
-      'step 12/40  reward 0.99 ▁▃▅█  eval 0.90  groups 16/32  running 64  waiting 64  5123 tok/s  busy 93 %  failed 0  12 s, about 30 s left',
+      'step 12/40  reward 0.99 ▁▃▅█  eval 0.90  groups 16/32  running 64  waiting 64  5123 tok/s  busy 93 %  failed 0  12 s, ~30 s left',
     )
     expect(
       progressLine(

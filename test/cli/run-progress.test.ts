@@ -25,15 +25,17 @@ const draw = (changes: Partial<RunLine> = {}) => runLine({ ...line, ...changes }
 
 describe('the live line', () => {
   it('estimates the total from the share of the input that was read, and says so', () => {
-    expect(draw()).toBe('799/~4,000 samples  running 64  waiting 65  5123 tok/s  failed 3  60 s, about 5 min left')
+    expect(draw()).toBe(
+      '799/~4,000 samples  60 s, ~5 min left  5123 tok/s  failed 2  running 64  waiting 65  1 unusable',
+    )
     expect(draw({ counts: { ...counts, read: 1 } })).toContain('799/1,000 samples')
-    expect(draw({ counts: { ...counts, read: 1 } })).toContain('60 s, about 20 s left')
+    expect(draw({ counts: { ...counts, read: 1 } })).toContain('60 s, ~20 s left')
   })
 
   it('promises nothing where the end cannot be told', () => {
-    expect(draw({ counts: { ...counts, read: null } })).toMatch(/^799 samples {2}.* {2}60 s$/)
+    expect(draw({ counts: { ...counts, read: null } })).toMatch(/^799 samples {2}60 s {2}5123 tok/)
     const gone = draw({ moment: { running: 0, waiting: 129, stuck: true, tokens: 0 } })
-    expect(gone).toContain('waiting 129  no server answers  failed 3  60 s')
+    expect(gone).toContain('799/~4,000 samples  60 s  no server answers  failed 2  running 0  waiting 129')
     expect(gone).not.toContain('left')
   })
 
