@@ -75,6 +75,8 @@ interface Session {
 async function complete(session: Session, input: RunWork['input']): Promise<number> {
   const { options, io, live, now, stop, output } = session
   const { signal } = stop
+  // Servers that do not answer have their time.
+  if (io.stderr.isTTY) live.update(() => 'asking the servers what they are')
   const fleet = await startRunFleet(options, createLog(options.verbose, live), live.say, signal)
   const { supervisor } = fleet
   const startedAt = now()

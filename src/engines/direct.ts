@@ -20,13 +20,14 @@ export type DirectGenerate = (request: GenerateRequest, sink: ChunkSink) => Dire
 const DIRECT = Symbol('direct')
 
 /** What an engine makes of a request; what the supervisor wants to hear of it is the same for all. */
-type EngineRequest = Omit<ChunkRequest, 'onAccepted' | 'maySendAgain'>
+type EngineRequest = Omit<ChunkRequest, 'onAccepted' | 'maySendAgain' | 'maxEventBytes'>
 
 /** Both ways over one request: `requestOf` throws where the engine cannot take it. */
 export function generateBy(requestOf: (request: GenerateRequest) => EngineRequest): Generate {
   const heard = (request: GenerateRequest): ChunkRequest => {
+    const { transport, clock, path, body, decoder } = requestOf(request)
     const { onAccepted, maySendAgain } = request
-    return { ...requestOf(request), onAccepted, maySendAgain }
+    return { transport, clock, path, body, decoder, onAccepted, maySendAgain }
   }
   const generate: Generate = (request, signal) => chunkStream(heard(request), signal)
   const direct: DirectGenerate = (request, sink) => {

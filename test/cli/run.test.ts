@@ -226,6 +226,8 @@ describe('run', () => {
     io.env = env
     expect(await runCommand(['run', fileOf(prompts(2)), ...fleet], io)).toBe(0)
     expect(io.err.includes('\u001b[1m')).toBe(colours)
+    // Before the first server has answered.
+    expect(io.err.startsWith('\r\u001b[2Kasking the servers what they are')).toBe(true)
   })
 
   it('log-probabilities of before temperature are taken only where --logprob-basis says so, and named', async () => {

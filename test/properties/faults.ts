@@ -45,6 +45,38 @@ export function faultyEngine(engine: DriverFactory, random: Random, rate: number
   }
 }
 
+/** Closes the connection under some requests: they are sent again a moment later, if they may be. Tells of each that is. */
+export function closingEngine(
+  engine: DriverFactory,
+  clock: Clock,
+  random: Random,
+  onRequest: () => void,
+): DriverFactory {
+  const moment = (signal: AbortSignal): Promise<void> =>
+    new Promise((resolve, reject) => {
+      const timer = clock.setTimeout(resolve, random.int(20))
+      signal.addEventListener('abort', () => {
+        clock.clearTimeout(timer)
+        reject(new RolloutError('CANCELLED', 'the request was cancelled'))
+      })
+    })
+  return (options) => {
+    const driver = engine(options)
+    return {
+      ...driver,
+      async *generate(request, signal) {
+        if (random.int(8) === 0) {
+          await moment(signal)
+          const may = await request.maySendAgain!()
+          if (!may || signal.aborted) throw new RolloutError('TRANSPORT', 'the connection was closed')
+          onRequest()
+        }
+        yield* driver.generate(request, signal)
+      },
+    }
+  }
+}
+
 /** Tells of every request before it is sent. */
 export function gatedEngine(engine: DriverFactory, onRequest: () => void): DriverFactory {
   return (options) => {

@@ -11,7 +11,7 @@ import { createRandom } from '../../src/testing/random.ts'
 import { type SimulatedServer, simulateServer } from '../../src/testing/simulated-fleet.ts'
 import { createVirtualClock, type VirtualClock } from '../../src/testing/virtual-clock.ts'
 import { createDice } from './dice.ts'
-import { faultyEngine, faultyPolicy, gatedEngine, moodyMachine, wordyEngine } from './faults.ts'
+import { closingEngine, faultyEngine, faultyPolicy, gatedEngine, moodyMachine, wordyEngine } from './faults.ts'
 import { gateOf, type Invariants, watchInvariants } from './invariants.ts'
 import { phaseCommands } from './phases.ts'
 
@@ -73,10 +73,13 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
       ? made.engine
       : wordyEngine(made.engine, clock, random, { plain: chance(0.4), mute: chance(0.2) })
     const inner = unlucky === 0 ? wordy : faultyEngine(wordy, random, unlucky)
-    const engine = gatedEngine(inner, () => {
+    const onRequest = (): void => {
       const gate = gateOf(run, id)
       if (gate !== null) invariants.broken.push(`I10: a request reached ${id}, ${gate}`)
-    })
+    }
+    // Draws numbers of its own: the rest of a seed's life is as it was.
+    const closing = seed % 4 === 3 ? closingEngine(inner, clock, createRandom(seed), onRequest) : inner
+    const engine = gatedEngine(closing, onRequest)
     return { id, url: made.url, engine, weight: pick([1, 1, 2])! }
   }
   const timeouts = Object.fromEntries(
