@@ -13,7 +13,7 @@ export async function drainRun(run: Run, signal: AbortSignal | undefined): Promi
   if (run.closing) return idle
   const over = idle.catch(() => {})
   // Refused by the close of the run, which leaves nothing either.
-  run.line.enter({ name: 'drainAll', timeoutMs: null }, () => Promise.race([over, whenStuck(run)])).catch(() => {})
+  run.line.enter({ name: 'drainAll', timeoutMs: null }, () => whenStuck(run, over)).catch(() => {})
   return idle
 }
 
@@ -38,16 +38,19 @@ function whenIdle(run: Run, signal: AbortSignal | undefined): Promise<void> {
   })
 }
 
-/** Looks after each change, when whatever it leads to at once has been done. */
-function whenStuck(run: Run): Promise<void> {
+/** Or when it is over. Looks after each change, when whatever it leads to at once has been done. */
+function whenStuck(run: Run, over: Promise<void>): Promise<void> {
   return new Promise((resolve) => {
-    const look = (): void => {
-      if (run.counts.running > 0 && !isPauseWanted(run) && !run.closing) return
+    const leave = (): void => {
       run.hub.onChange.delete(later)
       resolve()
     }
+    const look = (): void => {
+      if (run.counts.running === 0 || isPauseWanted(run) || run.closing) leave()
+    }
     const later = (): void => queueMicrotask(look)
     run.hub.onChange.add(later)
+    void over.then(leave)
     later()
   })
 }

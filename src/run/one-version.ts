@@ -1,6 +1,7 @@
 /**
  * `restart` promises one version for all tokens of a sample (decision 5): samples that wait with tokens of another version than they will
- * go on under, interrupted or tried again before, begin again like those that were running.
+ * go on under, interrupted or tried again before, begin again like those that were running; and so do those that an instance had which
+ * was away, or drained, when they come from there later.
  */
 import { restart, type Sample } from '../rollout/sample.ts'
 import type { Interruption } from './interrupt.ts'

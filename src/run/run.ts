@@ -222,7 +222,7 @@ export interface Run {
   pausesWaiting: number
   /** The evaluation whose turn it is. */
   evaluation: Evaluation | null
-  /** While an update with `restart` rolls: a sample that moves to another version begins again. */
+  /** From an update with `restart` to one that is not: a sample that moves to another version begins again. */
   oneVersion: Interruption | null
   /** True from the moment close() was called. */
   closing: boolean

@@ -79,7 +79,8 @@ function byArrival(output: Output, { version, seams }: Attempt, from: number, en
 
 /** Versions are integers to users, strings on the wire; what is no integer is no version of ours. */
 export function versionOf(label: string | null): number | null {
-  return label !== null && /^\d{1,15}$/.test(label) ? Number(label) : null
+  const version = Number(label)
+  return Number.isSafeInteger(version) && String(version) === label && version >= 0 ? version : null
 }
 
 /** Whether a sample whose attempt is broken off goes on from its tokens. */

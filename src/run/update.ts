@@ -55,6 +55,8 @@ export async function updateFleet(run: Run, update: FleetUpdate): Promise<Update
   tellPhase(run)
   const interruption = createInterruption(update.mode === 'restart' ? 'restart' : 'resume')
   const startedAt = run.clock.now()
+  const { oneVersion: before } = run
+  run.oneVersion = update.mode === 'restart' ? interruption : null
   let targets: readonly Instance[] = []
   try {
     await answered(run, update.timeoutMs)
@@ -67,7 +69,9 @@ export async function updateFleet(run: Run, update: FleetUpdate): Promise<Update
     const away = all.filter((instance) => !targets.includes(instance))
     results.push(...away.map((instance) => unreached(run, instance, update, startedAt)))
     const done = results.filter(({ ok }) => ok).length
-    if (done > 0) learn(run, update)
+    // Where there is nobody yet, those that join have it before they have work.
+    if (done > 0 || all.length === 0) learn(run, update)
+    else run.oneVersion = before
     if (done > 0 && update.mode === 'restart') oneVersion(run, update.version, interruption)
     if (done < run.options.minInstances) throw failure(update.version, results, run.options.minInstances)
     const { samples, resumedTokens, wastedTokens } = interruption
@@ -117,12 +121,7 @@ async function rolled(
       if (result.ok) openGate(run, next, 'update')
     }
   }
-  if (update.mode === 'restart') run.oneVersion = beginning.interruption
-  try {
-    await Promise.all(Array.from({ length: Math.min(update.rolling!, targets.length) }, lane))
-  } finally {
-    run.oneVersion = null
-  }
+  await Promise.all(Array.from({ length: Math.min(update.rolling!, targets.length) }, lane))
   return targets.flatMap((instance) => results.get(instance) ?? [])
 }
 
@@ -166,11 +165,14 @@ function isReachable(instance: Instance): boolean {
   return state.matches('serving') || state.matches('paused') || state.matches('stale')
 }
 
-/** An instance that was away: it is brought up to date when it comes back. */
-function unreached(run: Run, { id, fault }: Instance, { mode }: FleetUpdate, startedAt: number): InstanceUpdate {
-  const error = RolloutError.isInstance(fault)
+/** An instance that was away: it is brought up to date when it comes back. One that drains ends what it has. */
+function unreached(run: Run, instance: Instance, { mode }: FleetUpdate, startedAt: number): InstanceUpdate {
+  const { id, fault } = instance
+  let error = RolloutError.isInstance(fault)
     ? fault
     : new RolloutError('UNREACHABLE', `instance ${id} did not answer when the update began`, { instance: id })
+  if (instance.actor.getSnapshot().matches('draining'))
+    error = new RolloutError('UNKNOWN_INSTANCE', `instance ${id} was leaving the fleet`, { instance: id })
   return { id, ok: false, step: 'reach', error, mode, ms: run.clock.now() - startedAt }
 }
 

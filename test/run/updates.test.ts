@@ -4,6 +4,7 @@
 import { describe, expect, test } from 'vitest'
 import type { SupervisorOptions } from '../../src/index.ts'
 import { checkTask } from '../../src/rollout/check-task.ts'
+import { simulateServer } from '../../src/testing/simulated-fleet.ts'
 import { closeSimulation, type Simulation, simulate, startSimulation } from '../simulate.ts'
 
 const start = (options: SupervisorOptions = {}) => startSimulation([{ capacity: 1 }, { capacity: 1 }], options)
@@ -148,6 +149,34 @@ describe('an instance that fails a step', () => {
     expect(await closeSimulation(simulation)).toBe(0)
   })
 })
+
+test('an instance that drains is named as leaving, and ends what it has under its own version', async () => {
+  const simulation = await start()
+  const { clock, supervisor } = simulation
+  const rollout = supervisor.submit({ prompt: [1, 50], samples: 2 })
+  void supervisor.drain('b')
+  const { instances } = await clock.run(supervisor.updateWeights({ version: 1, path: '/w/1' }))
+  const error = { code: 'UNKNOWN_INSTANCE', message: 'instance b was leaving the fleet' }
+  expect(instances[1]).toMatchObject({ id: 'b', ok: false, step: 'reach', error })
+  const { completions } = await clock.run(rollout.result)
+  expect(completions[1]!.versions).toEqual([{ version: null, start: 0, end: 50 }])
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test.each([{}, { rolling: 2 }])(
+  'an update of a fleet with nobody in it is what those have that join %j',
+  async (rolling) => {
+    const simulation = await startSimulation([], { minInstances: 0 })
+    const { clock, supervisor } = simulation
+    await clock.run(supervisor.updateWeights({ version: 5, path: '/w/5', ...rolling }))
+    expect(supervisor.version).toBe(5)
+    const { id, url, engine } = simulateServer(clock, { id: 'late' })
+    supervisor.add({ id, url, engine })
+    const { completions } = await clock.run(supervisor.submit({ prompt: [1, 5], minVersion: 5 }).result)
+    expect(completions[0]!.versions).toEqual([{ version: 5, start: 0, end: 5 }])
+    expect(await closeSimulation(simulation)).toBe(0)
+  },
+)
 
 test('an instance that leaves during the update fails alone', async () => {
   const simulation = await start()
