@@ -35,6 +35,9 @@ export async function demo(args: readonly string[], io: Io): Promise<number> {
 function welcome({ engines, capacity, mode, policy, strict, slow, slowFactor, steps, out }: DemoOptions): string {
   const placed = `${strict ? 'strict ' : ''}${policy}`
   const speed = slow === 0 ? '' : `, ${slow} of them ${slowFactor} times slower`
-  const goal = steps === null ? `until its mean reward stays above ${TARGET_REWARD}` : `for ${steps} steps`
-  return `training a tiny policy on ${engines} embedded engines of ${capacity} slots (${placed}${speed}), ${mode}, ${goal}; files go to ${out}`
+  const goal =
+    steps === null
+      ? `until its mean reward stays above ${TARGET_REWARD}`
+      : `for ${steps} ${steps === 1 ? 'step' : 'steps'}`
+  return `training a tiny policy on ${engines} embedded ${engines === 1 ? 'engine' : 'engines'} of ${capacity} slots (${placed}${speed}), ${mode}, ${goal}; files go to ${out}`
 }

@@ -24,9 +24,11 @@ export function createSglangMemory(
   /** The process that gave its memory away; null where none did. */
   let giver: string | null = null
 
-  async function move(path: string, signal: AbortSignal | undefined): Promise<void> {
+  async function move(path: string, signal: AbortSignal | undefined, refused?: () => void): Promise<void> {
     const reply = await transport.call({ method: 'POST', path, body: {}, signal, deadlineMs: MEMORY_DEADLINE_MS })
-    if (reply.status !== 200) throw statusFault(peer, reply.what, reply.status, reply.headers, reply.text)
+    if (reply.status === 200) return
+    if (reply.status < 500) refused?.()
+    throw statusFault(peer, reply.what, reply.status, reply.headers, reply.text)
   }
 
   async function about(signal: AbortSignal | undefined): Promise<Json> {
@@ -38,9 +40,11 @@ export function createSglangMemory(
       await mustBeQuiet(signal)
       const process = processOf(await about(signal))
       if (giver === process) return
-      // Noted before: a call that got no answer may have done it.
+      // Noted before: a call without an answer, or with a 5xx, may have done it; a refused one did nothing.
       giver = process
-      await move('/release_memory_occupation', signal)
+      await move('/release_memory_occupation', signal, () => {
+        giver = null
+      })
     },
     async reclaim(signal) {
       const info = await about(signal)

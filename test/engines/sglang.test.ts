@@ -253,6 +253,19 @@ describe('the control routes', () => {
     },
   )
 
+  test('memory that a server refused to give away is asked for again, and not taken back', async () => {
+    const { driver, server } = await replaying('cumulative', {
+      'GET /server_info': { body: '{}' },
+      'POST /release_memory_occupation': { status: 404, body: 'Not Found' },
+    })
+    for (let time = 0; time < 2; time++)
+      expect(await refusal(driver.release!())).toMatchObject({ code: 'INSTANCE_FAULT' })
+    expect(await driver.reclaim?.()).toEqual({ weightsKept: true })
+    const lines = server.requests.map(({ line }) => line)
+    expect(lines.filter((line) => line === 'POST /release_memory_occupation')).toHaveLength(2)
+    expect(lines).not.toContain('POST /resume_memory_occupation')
+  })
+
   test('tokenize', async () => {
     const { driver, server } = await replaying('cumulative')
     expect(await driver.tokenize?.('hello')).toEqual([74, 71, 78, 78, 81])
