@@ -41,12 +41,13 @@ test('a sample that moves after a later update with abort goes on from its token
   expect(await closeSimulation(simulation)).toBe(0)
 })
 
-test('an update with restart that no instance has taken changes nothing', async () => {
+test('it begins again also after a later update with abort that no instance has taken', async () => {
   const simulation = await drainTheSecond()
   const { clock, supervisor, server } = simulation
+  await clock.run(supervisor.updateWeights({ version: 2, path: '/w/2', mode: 'restart' }))
   server('a').fail('updateWeights', 500)
-  const update = supervisor.updateWeights({ version: 2, path: '/w/2', mode: 'restart' })
+  const update = supervisor.updateWeights({ version: 3, path: '/w/3', mode: 'abort' })
   await expect(clock.run(update)).rejects.toMatchObject({ code: 'UPDATE_FAILED' })
-  expect(await simulation.versions()).toEqual([{ version: 1, start: 0, end: 100 }])
+  expect(await simulation.versions()).toEqual([{ version: 2, start: 0, end: 100 }])
   expect(await closeSimulation(simulation)).toBe(0)
 })
