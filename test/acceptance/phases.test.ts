@@ -103,6 +103,29 @@ test('R10: a failed update that changed the weights leaves its instance stale, w
   expect(await closeSimulation(simulation)).toBe(0)
 })
 
+test('R10: also where no instance has the new weights, and all still say the version that the fleet keeps', async () => {
+  const simulation = await startSimulation([{ capacity: 2, chunkTokens: 1 }])
+  const { clock, supervisor, server } = simulation
+  await clock.run(supervisor.updateWeights({ version: 1, path: '/w/1' }))
+  const rollout = supervisor.submit({ prompt: [1, 50], samples: 2 })
+  await clock.advance(105)
+  server('a').fail('updateWeights', 'failAfter')
+  const update = supervisor.updateWeights({ version: 2, path: '/w/2' })
+  await expect(clock.run(update)).rejects.toMatchObject({ code: 'UPDATE_FAILED' })
+  expect([supervisor.version, server('a').weightVersion, server('a').paused]).toEqual([1, '1', null])
+  expect(supervisor.getSnapshot().instances[0]!.state).toBe('stale')
+  for (const completion of (await clock.run(rollout.result)).completions) {
+    expect(completion.versions).toEqual([{ version: 1, start: 0, end: 50 }])
+    expectTrue(completion)
+  }
+  expect(
+    server('a')
+      .calls.filter((call) => call.startsWith('update'))
+      .at(-1),
+  ).toBe('updateWeights 1')
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
 test('rolling: the others serve on with the version that they have, and every token says which', async () => {
   const simulation = await startSimulation(Array.from({ length: 3 }, () => ({ capacity: 2, loadMs: 200 })))
   const { clock, supervisor, servers } = simulation
