@@ -63,6 +63,7 @@ export async function startServer(engine: RealEngine, options: ServerOptions = {
     },
     async restart() {
       end(pid)
+      await gone(pid)
       pid = await boot()
     },
     stop() {
@@ -96,6 +97,19 @@ export async function startServer(engine: RealEngine, options: ServerOptions = {
 function end(pid: number): void {
   endGroup(pid)
   rmSync(join(inject('pidsDir'), String(pid)), { force: true })
+}
+
+/** A killed server holds its port for a moment: whoever takes its place must wait. */
+async function gone(pid: number): Promise<void> {
+  for (let tries = 0; tries < 600; tries++) {
+    try {
+      process.kill(-pid, 0)
+    } catch {
+      return
+    }
+    await new Promise((resolve) => setTimeout(resolve, 50))
+  }
+  throw new Error(`expected the killed server ${pid} to end within 30 s, found it still there`)
 }
 
 async function freePort(): Promise<number> {
