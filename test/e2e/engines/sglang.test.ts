@@ -63,9 +63,12 @@ describeEngine('sglang', 'its driver', () => {
       controller.abort()
       await running
       await loadOf(driver, 0)
-      const { generatedTokens } = await driver.load()
-      await new Promise((resolve) => setTimeout(resolve, 300))
-      expect((await driver.load()).generatedTokens).toBe(generatedTokens)
+      // A report may be some steps old.
+      await until('the counter stands still', async () => {
+        const { generatedTokens } = await driver.load()
+        await new Promise((resolve) => setTimeout(resolve, 500))
+        return (await driver.load()).generatedTokens === generatedTokens
+      })
     })
 
     it('F2: an update while requests run changes nothing and says so', async () => {
