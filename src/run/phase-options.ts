@@ -24,7 +24,8 @@ export interface WeightUpdateOptions {
   readonly path?: string
   /**
    * Loads the weights in a way of your own; afterwards the server must say the new version. Caches are emptied after it, where the engine has a
-   * route for that. A server without version labels is taken at your word.
+   * route for that. A server without version labels is taken at your word. Stop at the signal: weights that load after it change under
+   * running requests.
    */
   readonly apply?: (instance: { readonly id: string; readonly url: string }, signal: AbortSignal) => Promise<void>
   /**
