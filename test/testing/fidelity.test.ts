@@ -193,7 +193,9 @@ describe.each(['sglang', 'vllm'] as const)('on an embedded %s', (profile) => {
     })
     expect(report.exact).toBe(false)
     expect(report.versions[1]!.largest).toBeLessThan(1e-6)
-    expect(report.positions.seams.largest).toBeGreaterThan(0.01)
+    expect(report.versions[2]!.largest).toBeGreaterThan(0.01)
+    // Where the pause comes is up to the clock: the token right after it may be off by little, but not by rounding.
+    expect(report.positions.seams.largest).toBeGreaterThan(1e-5)
     for (const { version } of report.offenders) expect(version).toBe(2)
   })
 
