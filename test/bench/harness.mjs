@@ -76,23 +76,24 @@ async function measure(work) {
 
 /**
  * Measures each case once a round, in an order that turns, so that what disturbs the machine disturbs all alike. The first
- * round warms up and is not counted.
+ * rounds warm up and are not counted.
  * @template {string} K
  * @template T
  * @param {Record<K, () => T | Promise<T>>} cases
  * @param {number} rounds
+ * @param {number} warmUp
  * @returns {Promise<Record<K, Measured<T>[]>>}
  */
-export async function interleave(cases, rounds) {
+export async function interleave(cases, rounds, warmUp = 1) {
   const names = /** @type {K[]} */ (Object.keys(cases))
   const found = /** @type {Record<K, Measured<T>[]>} */ (
     /** @type {unknown} */ (Object.fromEntries(names.map((name) => [name, []])))
   )
-  for (let round = 0; round <= rounds; round++) {
+  for (let round = 0; round < warmUp + rounds; round++) {
     for (let turn = 0; turn < names.length; turn++) {
       const name = /** @type {K} */ (names[(turn + round) % names.length])
       const sample = await measure(cases[name])
-      if (round > 0) found[name].push(sample)
+      if (round >= warmUp) found[name].push(sample)
     }
   }
   return found

@@ -2,12 +2,16 @@
  * What a streamed attempt costs the client beside a bare undici request: 64 attempts of 100 tokens at once against an embedded
  * engine in a process of its own. Three clients, each sending the same body and reading the same bytes:
  *
- *     bare        pool.request, for await over the body, lines split by hand, JSON.parse of every event
+ *     bare        pool.request, for await over the body, lines split by hand, JSON.parse of every event, token ids and log-probabilities
+ *                 collected: without these it would be no client of rollouts
  *     driver      the SGLang driver alone: the same, and deltas, versions, errors and ends told apart
  *     supervisor  all of it: queue, policy, machines, ledger, completion, streams
  *
  * Servers: `paced` writes each token when it is sampled, one read a token, as a real engine does; `free` runs as fast as it can, so
  * that many events come in one read and fixed costs show most. Both stream forms, deltas and cumulative (decision 25).
+ *
+ * Each client first makes 2,048 attempts that are not counted: V8 optimises code of which there is more later (the supervisor's after some
+ * 2,000 attempts, the bare client's after 300), and a trainer makes millions.
  *
  * usage: node --expose-gc test/bench/http-overhead.mjs [--quick] [--rounds N]   (more rounds where neighbours are busy)
  */
@@ -27,6 +31,8 @@ const TOKENS = 100
 const ATTEMPTS = quick ? 128 : 256
 const { values: chosen } = parseArgs({ options: { quick: { type: 'boolean' }, rounds: { type: 'string' } } })
 const ROUNDS = chosen.rounds === undefined ? (quick ? 1 : 5) : Number(chosen.rounds)
+/** A round is 256 attempts. */
+const WARM_UP = quick ? 1 : 8
 const PACED = { stepMs: 4, perSequenceMs: 0 }
 const FREE = { stepMs: 0, perSequenceMs: 0 }
 const LONG = 16_000
@@ -100,18 +106,33 @@ function bareClient(url, deltas) {
     if (reply.statusCode !== 200) throw new Error(`status ${reply.statusCode}: ${await reply.body.text()}`)
     reply.body.setEncoding('utf8')
     let rest = ''
+    /** @type {any} */
     let last = null
+    /** @type {number[]} */
+    const ids = []
+    /** @type {number[]} */
+    const logprobs = []
+    const collect = () => {
+      for (const [logprob, id] of last.meta_info.output_token_logprobs) {
+        ids.push(id)
+        logprobs.push(logprob)
+      }
+    }
     for await (const text of reply.body) {
       rest += text
       let start = 0
       for (let end = rest.indexOf('\n\n'); end >= 0; end = rest.indexOf('\n\n', start)) {
         const data = rest.slice(start + 6, end)
-        if (data !== '[DONE]') last = JSON.parse(data)
+        if (data !== '[DONE]') {
+          last = JSON.parse(data)
+          if (deltas) collect()
+        }
         start = end + 2
       }
       rest = rest.slice(start)
     }
-    if (last?.meta_info.completion_tokens !== tokens) throw new Error('tokens are missing')
+    if (!deltas) collect()
+    if (ids.length !== tokens || logprobs.length !== tokens) throw new Error('tokens are missing')
   }
   return {
     run: (count, atOnce, tokens) => lanes(count, atOnce, () => attempt(tokens)),
@@ -158,6 +179,7 @@ async function compare(/** @type {string} */ server, /** @type {Record<ClientNam
   const found = await interleave(
     { bare: run(clients.bare), driver: run(clients.driver), supervisor: run(clients.supervisor) },
     ROUNDS,
+    WARM_UP,
   )
   const bare = found.bare.map(({ cpuMs }) => cpuMs)
   return CLIENTS.map((client) => {
