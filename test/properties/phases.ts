@@ -16,7 +16,8 @@ export interface PhaseCommands {
   misbehave(): void
 }
 
-const CALLS: readonly ControlCall[] = [
+/** Every call that a server can be made to get wrong. */
+export const CONTROL_CALLS: readonly ControlCall[] = [
   'probe',
   'load',
   'weightVersion',
@@ -94,7 +95,7 @@ export function phaseCommands(life: {
   }
   /** Restarts that nobody could notice are left out: there a connection would break, of which simulated servers have none. */
   function misbehave(): void {
-    const call = pick(CALLS)!
+    const call = pick(CONTROL_CALLS)!
     const how = pick(FAILURES)!
     const isUnnoticed = String(how).startsWith('restart') && (call === 'load' || call === 'probe' || call === 'abort')
     if (!isUnnoticed) pick([...servers.values()])!.fail(call, how, between(1, 2))

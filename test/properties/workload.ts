@@ -9,11 +9,11 @@ import type { Run } from '../../src/run/run.ts'
 import { createSupervisor, type Supervisor } from '../../src/supervisor.ts'
 import { createRandom } from '../../src/testing/random.ts'
 import { type SimulatedServer, simulateServer } from '../../src/testing/simulated-fleet.ts'
-import { createVirtualClock, type VirtualClock } from '../../src/testing/virtual-clock.ts'
 import { createDice } from './dice.ts'
 import { closingEngine, faultyEngine, faultyPolicy, gatedEngine, moodyMachine, wordyEngine } from './faults.ts'
 import { gateOf, type Invariants, watchInvariants } from './invariants.ts'
 import { phaseCommands } from './phases.ts'
+import { createRestingClock } from './resting-clock.ts'
 
 export interface Life {
   readonly broken: readonly string[]
@@ -30,20 +30,8 @@ export async function live(seed: number, runOf: (supervisor: Supervisor) => Run)
   const dice = createDice(random)
   const { chance, pick, between, maybe } = dice
 
-  const virtual = createVirtualClock()
   let atRest = (): void => {}
-  /** Each timer finds the supervisor at rest: whatever the last one led to has been done. */
-  const clock: VirtualClock = {
-    ...virtual,
-    get pending() {
-      return virtual.pending
-    },
-    setTimeout: (callback, delayMs) =>
-      virtual.setTimeout(() => {
-        atRest()
-        callback()
-      }, delayMs),
-  }
+  const clock = createRestingClock(() => atRest())
 
   let run!: Run
   let invariants!: Invariants

@@ -13,8 +13,10 @@ import {
   type SimulatedServer,
   simulateServer,
 } from '../../src/testing/simulated-fleet.ts'
-import { createVirtualClock, type VirtualClock } from '../../src/testing/virtual-clock.ts'
+import type { VirtualClock } from '../../src/testing/virtual-clock.ts'
 import { type Expected, gateOf, type Invariants, watchInvariants } from '../properties/invariants.ts'
+import { CONTROL_CALLS } from '../properties/phases.ts'
+import { createRestingClock } from '../properties/resting-clock.ts'
 
 const made = vi.hoisted(() => ({ last: null as unknown }))
 
@@ -75,37 +77,14 @@ export interface Stage {
   hasHappened(): boolean
 }
 
-const CALLS: readonly ControlCall[] = [
-  'probe',
-  'load',
-  'weightVersion',
-  'abort',
-  'pause',
-  'resume',
-  'updateWeights',
-  'flush',
-  'release',
-  'reclaim',
-]
 const LOAD_MS = 10
 const START_MS = 10
 /** Half of the time that a call takes while something happens during it. */
 const HALF_MS = 2
 
 export function createStage(faults: readonly Fault[], event: Happening | undefined, minInstances: number): Stage {
-  const virtual = createVirtualClock()
   let atRest = (): void => {}
-  const clock: VirtualClock = {
-    ...virtual,
-    get pending() {
-      return virtual.pending
-    },
-    setTimeout: (callback, delayMs) =>
-      virtual.setTimeout(() => {
-        atRest()
-        callback()
-      }, delayMs),
-  }
+  const clock = createRestingClock(() => atRest())
   const servers = new Map<string, SimulatedServer>()
   const calls = new Set<Call>()
   const applyFaults = faults.flatMap((fault) => (fault[0] === 'apply' ? [fault[1]] : []))
@@ -157,7 +136,7 @@ export function createStage(faults: readonly Fault[], event: Happening | undefin
             throw cause
           }
         }
-      const watched = Object.fromEntries(CALLS.map((name) => [name, control(name)])) as Partial<EngineDriver>
+      const watched = Object.fromEntries(CONTROL_CALLS.map((name) => [name, control(name)])) as Partial<EngineDriver>
       return {
         ...driver,
         ...watched,
