@@ -13,6 +13,7 @@ import type { ChunkDecoder } from './chunk-reader.ts'
 import type { Chunk, WireSpan } from './driver.ts'
 import { excerpt, messageIn, type Peer, streamFault } from './faults.ts'
 import { createCumulativeParser } from './sglang-cumulative.ts'
+import { createTokenEventReader } from './sglang-token-event.ts'
 import type { StopWatch } from './stop-watch.ts'
 
 const DONE = '[DONE]'
@@ -33,6 +34,7 @@ export interface SglangStream {
 
 export function sglangDecoder({ peer, deltas, sampling, stops, pieceStops, endIds }: SglangStream): ChunkDecoder {
   const parser = createCumulativeParser()
+  const tokenEvent = createTokenEventReader()
   let form: 'unknown' | 'cumulative' | 'deltas' = 'unknown'
   /** Tokens delivered. */
   let seen = 0
@@ -55,6 +57,10 @@ export function sglangDecoder({ peer, deltas, sampling, stops, pieceStops, endId
   let versions: readonly WireSpan[] | null = null
 
   function readEvent(data: string): void {
+    if (form === 'deltas' && stops === null && tokenEvent.read(data) && tokenEvent.total === seen + 1) {
+      readToken()
+      return
+    }
     const event = parser.parse(data, form === 'cumulative' ? seen : 0)
     if (!isRecord(event)) throw new Error(`an event that is ${typeof event}`)
     if (event.error !== undefined || event.object === 'error') {
@@ -72,9 +78,25 @@ export function sglangDecoder({ peer, deltas, sampling, stops, pieceStops, endId
     else if (label !== meta.weight_version) label = null
     const count = tokenIds.length - had
     if (reason !== null) readEnd(reason, meta, count > 0)
+    else if (form === 'deltas' && count === 1) tokenEvent.learn(data, seen)
     if (fresh === null) return
     const known = stops?.isOpen ? untilStop(stops, fresh, meta, had) : fresh
-    text = (text ?? '') + (finish === 'abort' && count > 0 ? untilUnseenStop(known, count) : known)
+    addText(known, finish === 'abort' && count > 0 ? untilUnseenStop(known, count) : known)
+  }
+
+  /** The event is one more token under the label of the last. */
+  function readToken(): void {
+    tokenIds.push(tokenEvent.tokenId)
+    logprobs.push(tokenEvent.logprob)
+    seen++
+    const fresh = textHeld + tokenEvent.text
+    textSent += fresh.length
+    textHeld = ''
+    addText(fresh, fresh)
+  }
+
+  function addText(known: string, shown: string): void {
+    text = (text ?? '') + shown
     if (longest > 0) tail = (tail + known).slice(-longest)
   }
 

@@ -114,3 +114,20 @@ export async function until(words: string, holds: () => boolean | Promise<boolea
   }
   return Math.round(performance.now() - from)
 }
+
+/** F6 on engines that count tokens as they are sampled. */
+export async function counterMoves(driver: EngineDriver, maxTokens: number): Promise<void> {
+  const before = (await driver.load()).generatedTokens ?? 0
+  const controller = new AbortController()
+  const running = errorOf(generate(driver, { maxTokens }, { signal: controller.signal }))
+  await until('the counter moves', async () => ((await driver.load()).generatedTokens ?? 0) > before)
+  controller.abort()
+  await running
+  await loadOf(driver, 0)
+  // A report may be some steps old.
+  await until('the counter stands still', async () => {
+    const { generatedTokens } = await driver.load()
+    await new Promise((resolve) => setTimeout(resolve, 500))
+    return (await driver.load()).generatedTokens === generatedTokens
+  })
+}

@@ -8,7 +8,7 @@ import type { AddressInfo } from 'node:net'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { EngineDriver } from '../../../src/engines/driver.ts'
 import { createSupervisor } from '../../../src/index.ts'
-import { driverOf, errorOf, generate, loadOf, PROMPT, post, until } from './drive.ts'
+import { counterMoves, driverOf, errorOf, generate, loadOf, PROMPT, post } from './drive.ts'
 import { checkpoint, describeEngine, type RealServer, startServer } from './servers.ts'
 
 describeEngine('vllm', 'its driver', () => {
@@ -78,21 +78,7 @@ describeEngine('vllm', 'its driver', () => {
       await loadOf(driver, 0)
     })
 
-    it('F6: the counter of tokens moves while a request runs, and not after', async () => {
-      const before = (await driver.load()).generatedTokens ?? 0
-      const controller = new AbortController()
-      const running = errorOf(generate(driver, { maxTokens: 1900 }, { signal: controller.signal }))
-      await until('the counter moves', async () => ((await driver.load()).generatedTokens ?? 0) > before)
-      controller.abort()
-      await running
-      await loadOf(driver, 0)
-      // A report may be some steps old.
-      await until('the counter stands still', async () => {
-        const { generatedTokens } = await driver.load()
-        await new Promise((resolve) => setTimeout(resolve, 500))
-        return (await driver.load()).generatedTokens === generatedTokens
-      })
-    })
+    it('F6: the counter of tokens moves while a request runs, and not after', () => counterMoves(driver, 1_900))
 
     it('F2: an update while requests run changes nothing and says so', async () => {
       const before = await driver.weightVersion()
