@@ -43,8 +43,8 @@ export function enter(
   turn: TurnOf | null = null,
   isHeld: boolean = false,
 ): LiveTask {
+  if (ownId !== undefined) mustBeFree(run, ownId)
   const id = ownId ?? freshId(run)
-  mustBeFree(run, id)
   const live = createTask(run, id, spec, turn)
   live.isHeld = isHeld
   const now = run.clock.now()
