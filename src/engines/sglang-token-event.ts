@@ -20,6 +20,14 @@ export interface TokenEventReader {
   readonly total: number
 }
 
+/** The parts between what is new. */
+interface Shape {
+  readonly meta: string
+  readonly length: string
+  readonly total: string
+  readonly rest: string
+}
+
 const EVENT =
   /^\{"text":"(?:[^"\\]|\\.)*","output_ids":\[\d+(\],"meta_info":\{.*"output_token_logprobs":\[\[)[^,\]]+,\d+(,null\]\],"output_token_logprobs_length":)(\d+)(,.*"completion_tokens":)(\d+)(\D.*)$/s
 const TEXT = '{"text":"'
@@ -28,8 +36,7 @@ const IDS = '","output_ids":['
 const LESSONS = 8
 
 export function createTokenEventReader(): TokenEventReader {
-  /** The parts between what is new; null until they are known. */
-  let same: { readonly meta: string; readonly length: string; readonly total: string; readonly rest: string } | null = null
+  let same: Shape | null = null
   let lessons = 0
   let tokenId = 0
   let logprob = 0

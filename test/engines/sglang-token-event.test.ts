@@ -88,7 +88,15 @@ describe('createTokenEventReader', () => {
     ['no label', { weight_version: undefined }],
     ['another request', { id: 'attempt-0000000000002' }],
     ['spans', { weight_versions: [{ version: '3', start: 0, end: 2 }] }],
-    ['a second token', { output_token_logprobs: [[-1, 5, null], [-2, 6, null]] }],
+    [
+      'a second token',
+      {
+        output_token_logprobs: [
+          [-1, 5, null],
+          [-2, 6, null],
+        ],
+      },
+    ],
     ['no log-probability', { output_token_logprobs: [[null, 5, null]] }],
     ['a token with its text', { output_token_logprobs: [[-1, 5, 'a']] }],
     ['another token among the ids', { output_token_logprobs: [[-1, 6, null]] }],
