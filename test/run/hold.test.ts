@@ -55,3 +55,21 @@ test.each([
   expect(groups.map(({ complete }) => complete)).toEqual([true, true])
   expect(await closeSimulation(simulation)).toBe(0)
 })
+
+test('what stands still never ends: an update that drains aborts it, and it goes on from its tokens (decision 3)', async () => {
+  const simulation = await startSimulation([{ capacity: 2 }])
+  const { clock, supervisor } = simulation
+  const rollout = supervisor.submit({ prompt: [1, 100], samples: 2 })
+  await clock.advance(200)
+  await clock.run(supervisor.pause({ mode: 'keep' }))
+  const report = await clock.run(
+    supervisor.updateWeights({ version: 1, path: '/w/1', mode: 'drain', timeoutMs: 10_000 }),
+  )
+  expect(report).toMatchObject({ interrupted: 2, wastedTokens: 0, instances: [{ ok: true, mode: 'abort' }] })
+  expect(report.resumedTokens).toBeGreaterThan(0)
+  await clock.run(supervisor.resume())
+  const { complete, completions } = await clock.run(rollout.result)
+  expect(complete).toBe(true)
+  for (const { versions } of completions) expect(versions.map(({ version }) => version)).toEqual([null, 1])
+  expect(await closeSimulation(simulation)).toBe(0)
+})
