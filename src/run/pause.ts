@@ -8,7 +8,7 @@ import { closeGate, openGate } from './gate.ts'
 import { freeze, lacksMemory, openServer, takeMemoryBack } from './hold.ts'
 import { createInterruption, type Interruption, interrupt, letGo } from './interrupt.ts'
 import { phaseOf } from './phase.ts'
-import { quiet, serverQuiet } from './quiet.ts'
+import { answered, quiet, serverQuiet } from './quiet.ts'
 import { can, type Instance, isMember, type Run } from './run.ts'
 import { createSteps } from './steps.ts'
 import { tellPhase } from './tell-phase.ts'
@@ -109,6 +109,7 @@ async function halt(
     await take('quiet', within(mode === 'drain' ? FOREVER_MS : QUIET_MS), () => quiet(run, [instance], signal))
     // Nothing stands still there any more.
     if (instance.held === 'frozen') await take('pause', RESUME_MS, () => openServer(run, instance, signal))
+    if (release) await take('quiet', within(QUIET_MS), () => answered(run, [instance], () => signal.aborted))
     if (!release || instance.isReleased || !isMember(run, instance) || !answers(instance)) return
     if (!can(instance).release) throw cannotRelease(instance)
     await take('quiet', within(QUIET_MS), () => serverQuiet(run, instance, signal))

@@ -1,5 +1,5 @@
 /**
- * Waits until instances are quiet: by our books, and by the server's own count (decision 6).
+ * Waits until instances are quiet: by our books, and by the server's own count (decision 6); or have said whether they are there.
  */
 import type { Clock } from '../clock.ts'
 import { RolloutError } from '../errors.ts'
@@ -62,6 +62,20 @@ export async function serverQuiet(run: Run, instance: Instance, signal: AbortSig
     await sleep(run.clock, pauseMs, signal)
   }
 }
+
+/** Waits for servers that are being asked right now: they can take part as soon as they have answered. */
+export async function answered(
+  run: Run,
+  instances: { values(): Iterable<Instance> },
+  isOver: () => boolean,
+): Promise<void> {
+  const isAsked = (instance: Instance): boolean => instance.actor.getSnapshot().matches('suspected')
+  while ([...instances.values()].some(isAsked) && !run.closing && !isOver()) {
+    await new Promise<void>((resolve) => void run.clock.setTimeout(resolve, ASKED_POLL_MS))
+  }
+}
+
+const ASKED_POLL_MS = 10
 
 export function sleep(clock: Clock, ms: number, signal: AbortSignal | undefined): Promise<void> {
   return new Promise((resolve) => {

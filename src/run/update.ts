@@ -20,6 +20,7 @@ import { closeGate, openGate } from './gate.ts'
 import { createInterruption } from './interrupt.ts'
 import { oneVersion } from './one-version.ts'
 import { phaseOf } from './phase.ts'
+import { answered } from './quiet.ts'
 import type { Instance, Run } from './run.ts'
 import { tellPhase } from './tell-phase.ts'
 import { unparkVersions } from './waitlist.ts'
@@ -59,7 +60,8 @@ export async function updateFleet(run: Run, update: FleetUpdate): Promise<Update
   run.oneVersion = update.mode === 'restart' ? interruption : null
   let targets: readonly Instance[] = []
   try {
-    await answered(run, update.timeoutMs)
+    const giveUpAt = startedAt + update.timeoutMs
+    await answered(run, run.instances, () => run.clock.now() >= giveUpAt)
     mustGoOn(run)
     const all = [...run.instances.values()]
     targets = all.filter(isReachable)
@@ -148,17 +150,6 @@ function mustGrow(run: Run, version: number): void {
   const text = `version: expected an integer above ${run.version}, the fleet's version, found ${version}`
   throw new RolloutError('INVALID_OPTIONS', text)
 }
-
-/** Waits for the servers that are being asked right now: they can take part as soon as they have answered. */
-async function answered(run: Run, timeoutMs: number): Promise<void> {
-  const giveUpAt = run.clock.now() + timeoutMs
-  const isAsked = (instance: Instance): boolean => instance.actor.getSnapshot().matches('suspected')
-  while ([...run.instances.values()].some(isAsked) && !run.closing && run.clock.now() < giveUpAt) {
-    await new Promise<void>((resolve) => void run.clock.setTimeout(resolve, ASKED_POLL_MS))
-  }
-}
-
-const ASKED_POLL_MS = 10
 
 function isReachable(instance: Instance): boolean {
   const state = instance.actor.getSnapshot()

@@ -40,6 +40,27 @@ test('an update waits for servers that are just being asked, and takes them alon
   expect(await closeSimulation(simulation)).toBe(0)
 })
 
+test('so does a pause that gives memory away: a server that is just being asked still has it (decision 8)', async () => {
+  const simulation = simulate([], { minInstances: 0 })
+  const { clock, supervisor } = simulation
+  const { server, instance } = altered(clock, 'slow', (driver) => ({
+    probe: () => pass(clock, 5).then(() => driver.probe()),
+  }))
+  await clock.run(supervisor.start())
+  supervisor.add(instance)
+  await clock.advance(10)
+  await clock.run(supervisor.updateWeights({ version: 1, path: '/w/1' }))
+  await clock.advance(6_000)
+  const rollout = supervisor.submit({ prompt: [1, 5] })
+  expect(supervisor.getSnapshot().instances[0]!.state).toBe('suspected')
+  const { instances } = await clock.run(supervisor.pause({ mode: 'abort', release: true }))
+  expect([instances[0]!.ok, server.released]).toEqual([true, true])
+  await clock.run(supervisor.resume())
+  expect(server.released).toBe(false)
+  expect((await clock.run(rollout.result)).complete).toBe(true)
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
 test('an update names the instances that were away, and the same version again repairs the others', async () => {
   const simulation = await startSimulation([{}, {}], {
     breaker: { failures: 1, resetMs: 600_000, maxResetMs: 600_000 },
