@@ -80,8 +80,9 @@ export function createTokenEventReader(): TokenEventReader {
       if (!has(data, end, same.total) || numberAt(data, end + same.total.length) !== count) return false
       if (data.length !== end + same.rest.length || !has(data, end, same.rest)) return false
       if (id < 0 || count < 0 || comma === from || !Number.isFinite(value)) return false
-      const raw = data.slice(TEXT.length, textEnd)
-      text = raw.includes('\\') ? JSON.parse(`"${raw}"`) : raw
+      const said = textOf(data.slice(TEXT.length, textEnd))
+      if (said === null) return false
+      text = said
       tokenId = id
       logprob = value
       total = count
@@ -100,6 +101,16 @@ export function createTokenEventReader(): TokenEventReader {
     get total() {
       return total
     },
+  }
+}
+
+/** Null where it is more than a text: another field may end it. */
+function textOf(raw: string): string | null {
+  if (!raw.includes('"') && !raw.includes('\\')) return raw
+  try {
+    return JSON.parse(`"${raw}"`)
+  } catch {
+    return null
   }
 }
 

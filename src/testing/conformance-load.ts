@@ -12,6 +12,8 @@ const MORE = 2
 const FULL_TOKENS = 512
 /** The server forgets an aborted request at its own pace; more is a request that runs on. */
 const ABORT_MS = 10_000
+/** Counters may leave out the first token, and what no report has told yet. */
+const ALL_OF_IT = 0.9
 /** Of the ends that are shown in a message. */
 const SHOWN = 3
 
@@ -141,10 +143,17 @@ export const LOAD_CHECKS: readonly Check[] = [
       capabilities.loadReport ? null : { outcome: 'not offered', found: 'the server does not count what it runs' },
     async run(tools) {
       await tools.loadOf(0)
+      const before = await generated(tools)
       const long = await tools.startLong()
       await tools.loadOf(1)
       long.leave()
       const ms = await tools.loadOf(0)
+      // A server that does not notice counts 0 as well, at the end.
+      const tokens = (await generated(tools)) - before
+      expectThat(
+        tokens < ALL_OF_IT * tools.longTokens,
+        `expected that it stops, found ${tokens} of ${tools.longTokens} tokens generated for nobody`,
+      )
       return `the server counted 0 after ${ms} ms`
     },
   },
@@ -186,4 +195,9 @@ async function endAll(tools: Tools, all: readonly Started[]): Promise<readonly G
   const ends = await Promise.allSettled(all.map(({ done }) => done))
   await tools.loadOf(0)
   return ends.filter((end) => end.status === 'fulfilled').map(({ value }) => value)
+}
+
+/** As far as the server counts them. */
+async function generated({ driver, signal }: Tools): Promise<number> {
+  return (await driver.load(signal)).generatedTokens ?? 0
 }

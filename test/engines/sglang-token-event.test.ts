@@ -108,6 +108,15 @@ describe('createTokenEventReader', () => {
     expect(reader.read(JSON.stringify(eventOf(5, -1, 'b', 2)))).toBe(true)
   })
 
+  test('leaves to the parser what has another field between text and ids', () => {
+    const reader = lesson(eventOf(4, -0.5, 'a', 1))
+    const data = JSON.stringify(eventOf(5, -1, 'b', 2))
+    expect(reader.read(data.replace('"b"', '"b","error":"no"'))).toBe(false)
+    expect(reader.read(data.replace('"b"', '"b\\\\","error":"no"'))).toBe(false)
+    expect(reader.read(data.replace('"b"', '"b\\\\"'))).toBe(true)
+    expect(reader.text).toBe('b\\')
+  })
+
   test('what it reads of a changed text, the parser finds there too', () => {
     const learnt = eventOf(4, -0.5, 'a', 1)
     const characters = fc.constantFrom(...'"\\[]{},:0123456789.-eaE n')

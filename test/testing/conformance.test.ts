@@ -137,6 +137,14 @@ describe('the suite sees', () => {
     expect(await foundBy('abort one', by, { checkMs: 400 })).toContain('expected an')
   })
 
+  it('R7: a server that goes on for a client that has left', async () => {
+    const by = await subject('sglang')
+    by.engine.faults.ignoreDisconnects()
+    expect(await foundBy('disconnect', by)).toMatch(
+      /expected that it stops, found \d+ of \d+ tokens generated for nobody/,
+    )
+  })
+
   it('a wrong word about log-probabilities (decision 20)', async () => {
     const { engine, driver } = await subject('vllm')
     const wrong: EngineDriver = {

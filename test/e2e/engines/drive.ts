@@ -20,6 +20,7 @@ export interface Generated {
 }
 
 export interface GenerateOptions {
+  readonly requestId?: string
   readonly prompt?: Prompt
   readonly signal?: AbortSignal
   readonly onChunk?: (out: Generated) => void | Promise<void>
@@ -48,9 +49,13 @@ let serial = Date.now()
 export async function generate(
   driver: EngineDriver,
   sampling: Partial<CheckedSampling> = {},
-  { prompt = PROMPT, signal = new AbortController().signal, onChunk }: GenerateOptions = {},
+  {
+    requestId = `e2e-${serial++}`,
+    prompt = PROMPT,
+    signal = new AbortController().signal,
+    onChunk,
+  }: GenerateOptions = {},
 ): Promise<Generated> {
-  const requestId = `e2e-${serial++}`
   const out: Generated = {
     requestId,
     tokens: [],
@@ -113,6 +118,15 @@ export async function until(words: string, holds: () => boolean | Promise<boolea
     await new Promise((resolve) => setTimeout(resolve, 10))
   }
   return Math.round(performance.now() - from)
+}
+
+/** What hangs up, or aborts, is not generated to its end: by the server's counter of tokens, so that no time is looked at. */
+export async function stopsShortOf(driver: EngineDriver, tokens: number, act: () => Promise<unknown>): Promise<void> {
+  const counted = async (): Promise<number> => (await driver.load()).generatedTokens ?? 0
+  const before = await counted()
+  await act()
+  await loadOf(driver, 0)
+  expect((await counted()) - before).toBeLessThan(0.9 * tokens)
 }
 
 /** F6 on engines that count tokens as they are sampled. */

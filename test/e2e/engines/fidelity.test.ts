@@ -251,6 +251,10 @@ describeEngine(['sglang', 'vllm'], 'a mixed fleet', () => {
     expect(report).toMatchObject({ exact: true, malformed: [], unchecked: { mixed: 0, noVersion: 0 } })
     const moved = work.ended.filter(({ segments }) => new Set(segments.map(({ instance }) => instance)).size > 1)
     expect(moved.length).toBeGreaterThan(0)
+    // F7: from the tokens that had come when its server died.
+    const goesOn = ({ segments }: Completion): boolean =>
+      segments.some(({ reason, start, end }, i) => reason === 'failed' && end > start && segments[i + 1]?.start === end)
+    expect(work.ended.some(goesOn)).toBe(true)
     expect(work.ended.every(({ outcome }) => outcome === 'completed')).toBe(true)
   }, 3_600_000)
 })

@@ -4,7 +4,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { EngineDriver } from '../../../src/engines/driver.ts'
 import { createSupervisor } from '../../../src/index.ts'
-import { counterMoves, driverOf, errorOf, generate, loadOf, PROMPT, post, until } from './drive.ts'
+import { counterMoves, driverOf, errorOf, generate, loadOf, PROMPT, post, stopsShortOf, until } from './drive.ts'
 import { checkpoint, describeEngine, type RealServer, startServer } from './servers.ts'
 
 describeEngine('sglang', 'its driver', () => {
@@ -48,11 +48,10 @@ describeEngine('sglang', 'its driver', () => {
 
     it('R7: leaving the loop closes the socket, and the server counts 0', async () => {
       const controller = new AbortController()
-      const failed = errorOf(
-        generate(driver, { maxTokens: 3_000 }, { signal: controller.signal, onChunk: () => controller.abort() }),
-      )
-      expect((await failed).code).toBe('CANCELLED')
-      await loadOf(driver, 0)
+      const how = { signal: controller.signal, onChunk: () => controller.abort() }
+      await stopsShortOf(driver, 3_000, async () => {
+        expect((await errorOf(generate(driver, { maxTokens: 3_000 }, how))).code).toBe('CANCELLED')
+      })
     })
 
     it('F6: the counter of tokens moves while a request runs, and not after', () => counterMoves(driver, 3_000))
@@ -103,11 +102,13 @@ describeEngine('sglang', 'under the supervisor', () => {
     const driver = driverOf('sglang', server.url)
     const supervisor = createSupervisor({ instances: [{ url: server.url, engine: 'sglang' }] })
     await supervisor.start()
-    const long = supervisor.submit({ prompt: [...PROMPT], samples: 4, sampling: { maxTokens: 1_500, ignoreEos: true } })
-    await loadOf(driver, 4)
-    long.cancel('seen enough')
-    expect((await long.result).completions.every(({ outcome }) => outcome === 'cancelled')).toBe(true)
-    await loadOf(driver, 0)
+    const sampling = { maxTokens: 1_500, ignoreEos: true }
+    await stopsShortOf(driver, 4 * 1_500, async () => {
+      const long = supervisor.submit({ prompt: [...PROMPT], samples: 4, sampling })
+      await loadOf(driver, 4)
+      long.cancel('seen enough')
+      expect((await long.result).completions.every(({ outcome }) => outcome === 'cancelled')).toBe(true)
+    })
     await until('the slots are free', () => supervisor.getSnapshot().instances[0]?.running === 0)
     await supervisor.close()
     await driver.close()

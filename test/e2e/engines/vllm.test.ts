@@ -8,7 +8,7 @@ import type { AddressInfo } from 'node:net'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { EngineDriver } from '../../../src/engines/driver.ts'
 import { createSupervisor } from '../../../src/index.ts'
-import { counterMoves, driverOf, errorOf, generate, loadOf, PROMPT, post } from './drive.ts'
+import { counterMoves, driverOf, errorOf, generate, loadOf, PROMPT, post, stopsShortOf } from './drive.ts'
 import { checkpoint, describeEngine, type RealServer, startServer } from './servers.ts'
 
 describeEngine('vllm', 'its driver', () => {
@@ -63,19 +63,21 @@ describeEngine('vllm', 'its driver', () => {
     })
 
     it('R4: an abort by the id as it was sent ends nothing; the driver knows the form that does', async () => {
-      const running = generate(driver, { maxTokens: 1_900 })
-      await loadOf(driver, 1)
-      // The id that the server knows contains ours; ours alone it accepts and ignores.
+      const requestId = `e2e-r4-${Date.now()}`
       let ended = false
-      void running.then(() => {
-        ended = true
+      await stopsShortOf(driver, 1_900, async () => {
+        const running = generate(driver, { maxTokens: 1_900 }, { requestId })
+        void running.then(() => {
+          ended = true
+        })
+        await loadOf(driver, 1)
+        // The id that the server knows contains ours; ours alone it accepts and ignores.
+        await post(server.url, '/abort_requests', { request_ids: [requestId] })
+        await new Promise((resolve) => setTimeout(resolve, 200))
+        expect(ended).toBe(false)
+        await driver.abort(requestId)
+        expect((await running).finishReason).toBe('abort')
       })
-      await post(server.url, '/abort_requests', { request_ids: [`e2e-${Date.now()}`] })
-      await new Promise((resolve) => setTimeout(resolve, 200))
-      expect(ended).toBe(false)
-      await post(server.url, '/abort_requests', {})
-      await running
-      await loadOf(driver, 0)
     })
 
     it('F6: the counter of tokens moves while a request runs, and not after', () => counterMoves(driver, 1_900))
@@ -136,11 +138,13 @@ describeEngine('vllm', 'under the supervisor', () => {
     const driver = driverOf('vllm', server.url)
     const supervisor = fleet()
     await supervisor.start()
-    const long = supervisor.submit({ prompt: [...PROMPT], samples: 4, sampling: { maxTokens: 1_900, ignoreEos: true } })
-    await loadOf(driver, 4)
-    long.cancel('seen enough')
-    expect((await long.result).completions.every(({ outcome }) => outcome === 'cancelled')).toBe(true)
-    await loadOf(driver, 0)
+    const sampling = { maxTokens: 1_900, ignoreEos: true }
+    await stopsShortOf(driver, 4 * 1_900, async () => {
+      const long = supervisor.submit({ prompt: [...PROMPT], samples: 4, sampling })
+      await loadOf(driver, 4)
+      long.cancel('seen enough')
+      expect((await long.result).completions.every(({ outcome }) => outcome === 'cancelled')).toBe(true)
+    })
     await supervisor.close()
     await driver.close()
   })
