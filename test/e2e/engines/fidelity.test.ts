@@ -174,7 +174,23 @@ for (const engine of ['sglang', 'vllm'] as const) {
       const driver = driverOf(engine, server.url)
       await driver.probe()
       const version = Number(/\d+$/.exec((await driver.weightVersion()) ?? '')?.[0] ?? 0) + 1
+      // Of vLLM only one that was started with a flag counts them.
+      const cachedTokens = async (): Promise<number | null> => {
+        if (engine === 'vllm') return null
+        const { json } = await post(server.url, '/generate', {
+          input_ids: PREFIX,
+          sampling_params: { max_new_tokens: 1 },
+        })
+        return (json as { meta_info: { cached_tokens: number } }).meta_info.cached_tokens
+      }
+      const isCounted = async (cached: boolean): Promise<void> => {
+        const count = await cachedTokens()
+        if (count !== null) expect(count > 0).toBe(cached)
+      }
+      await cachedTokens()
+      await isCounted(true)
       await driver.updateWeights({ version, path: checkpoint('A'), frozen: false })
+      await isCounted(false)
       const differenceFrom = async (weights: string): Promise<number> => {
         const { tokens, logprobs } = await generate(driver, { maxTokens: 16 }, { prompt: PREFIX })
         const scores = await scorer.score(checkpoint(weights), PREFIX, tokens)
@@ -183,7 +199,9 @@ for (const engine of ['sglang', 'vllm'] as const) {
       expect(await differenceFrom('A')).toBeLessThan(1e-4)
       await loadOnly(engine, server.url, version + 1, checkpoint('B'))
       const poisoned = await differenceFrom('B')
+      await isCounted(true)
       await driver.flush?.(false)
+      await isCounted(false)
       const clean = await differenceFrom('B')
       console.log(
         `${engine}, weights of somebody else: ${poisoned.toFixed(2)} nats off, ${clean.toExponential(1)} after flush()`,
