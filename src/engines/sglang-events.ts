@@ -89,9 +89,7 @@ export function sglangDecoder({ peer, deltas, sampling, stops, pieceStops, endId
     tokenIds.push(tokenEvent.tokenId)
     logprobs.push(tokenEvent.logprob)
     seen++
-    const fresh = textHeld + tokenEvent.text
-    textSent += fresh.length
-    textHeld = ''
+    const fresh = withHeld(tokenEvent.text)
     addText(fresh, fresh)
   }
 
@@ -173,16 +171,19 @@ export function sglangDecoder({ peer, deltas, sampling, stops, pieceStops, endId
   /** What is new of it. */
   function readText(sent: unknown, delta: boolean, final: boolean): string | null {
     if (typeof sent !== 'string') return null
-    if (delta) {
-      const fresh = textHeld + sent
-      textSent += fresh.length
-      textHeld = ''
-      return fresh
-    }
+    if (delta) return withHeld(sent)
     const stable = final ? sent : sent.replace(INCOMPLETE, '')
     const fresh = stable.slice(textSent)
     textSent = Math.max(textSent, stable.length)
     textHeld = sent.slice(stable.length)
+    return fresh
+  }
+
+  /** A delta of the text, after what was held back before it. */
+  function withHeld(sent: string): string {
+    const fresh = textHeld + sent
+    textSent += fresh.length
+    textHeld = ''
     return fresh
   }
 

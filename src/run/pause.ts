@@ -109,8 +109,9 @@ async function halt(
     await take('quiet', within(mode === 'drain' ? FOREVER_MS : QUIET_MS), () => quiet(run, [instance], signal))
     // Nothing stands still there any more.
     if (instance.held === 'frozen') await take('pause', RESUME_MS, () => openServer(run, instance, signal))
-    if (release) await take('quiet', within(QUIET_MS), () => answered(run, [instance], () => signal.aborted))
-    if (!release || instance.isReleased || !isMember(run, instance) || !answers(instance)) return
+    if (!release) return
+    await take('quiet', within(QUIET_MS), () => answered(run, [instance], () => signal.aborted))
+    if (instance.isReleased || !isMember(run, instance) || !answers(instance)) return
     if (!can(instance).release) throw cannotRelease(instance)
     await take('quiet', within(QUIET_MS), () => serverQuiet(run, instance, signal))
     await take('release', within(MEMORY_MS), () => giveMemoryAway(instance, signal))

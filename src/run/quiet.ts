@@ -71,7 +71,7 @@ export async function answered(
 ): Promise<void> {
   const isAsked = (instance: Instance): boolean => instance.actor.getSnapshot().matches('suspected')
   while ([...instances.values()].some(isAsked) && !run.closing && !isOver()) {
-    await new Promise<void>((resolve) => void run.clock.setTimeout(resolve, ASKED_POLL_MS))
+    await sleep(run.clock, ASKED_POLL_MS, undefined)
   }
 }
 

@@ -21,26 +21,8 @@ function altered(clock: VirtualClock, id: string, change: (driver: EngineDriver)
 
 const pass = (clock: VirtualClock, ms: number): Promise<void> => new Promise((done) => void clock.setTimeout(done, ms))
 
-test('an update waits for servers that are just being asked, and takes them along', async () => {
-  const simulation = simulate([], { minInstances: 0 })
-  const { clock, supervisor } = simulation
-  const { instance } = altered(clock, 'slow', (driver) => ({
-    probe: () => pass(clock, 5).then(() => driver.probe()),
-  }))
-  await clock.run(supervisor.start())
-  supervisor.add(instance)
-  await clock.advance(10)
-  await clock.run(supervisor.updateWeights({ version: 1, path: '/w/1' }))
-  await clock.advance(6_000)
-  const rollout = supervisor.submit({ prompt: [1, 5] })
-  expect(supervisor.getSnapshot().instances[0]!.state).toBe('suspected')
-  const report = await clock.run(supervisor.updateWeights({ version: 2, path: '/w/2' }))
-  expect(report.instances).toMatchObject([{ id: 'slow', ok: true }])
-  expect((await clock.run(rollout.result)).completions[0]!.versions).toEqual([{ version: 2, start: 0, end: 5 }])
-  expect(await closeSimulation(simulation)).toBe(0)
-})
-
-test('so does a pause that gives memory away: a server that is just being asked still has it (decision 8)', async () => {
+/** A versioned server that was silent for so long that it is asked before it gets the task. */
+async function beingAsked() {
   const simulation = simulate([], { minInstances: 0 })
   const { clock, supervisor } = simulation
   const { server, instance } = altered(clock, 'slow', (driver) => ({
@@ -53,6 +35,21 @@ test('so does a pause that gives memory away: a server that is just being asked 
   await clock.advance(6_000)
   const rollout = supervisor.submit({ prompt: [1, 5] })
   expect(supervisor.getSnapshot().instances[0]!.state).toBe('suspected')
+  return { simulation, server, rollout }
+}
+
+test('an update waits for servers that are just being asked, and takes them along', async () => {
+  const { simulation, rollout } = await beingAsked()
+  const { clock, supervisor } = simulation
+  const report = await clock.run(supervisor.updateWeights({ version: 2, path: '/w/2' }))
+  expect(report.instances).toMatchObject([{ id: 'slow', ok: true }])
+  expect((await clock.run(rollout.result)).completions[0]!.versions).toEqual([{ version: 2, start: 0, end: 5 }])
+  expect(await closeSimulation(simulation)).toBe(0)
+})
+
+test('so does a pause that gives memory away: a server that is just being asked still has it (decision 8)', async () => {
+  const { simulation, rollout, server } = await beingAsked()
+  const { clock, supervisor } = simulation
   const { instances } = await clock.run(supervisor.pause({ mode: 'abort', release: true }))
   expect([instances[0]!.ok, server.released]).toEqual([true, true])
   await clock.run(supervisor.resume())

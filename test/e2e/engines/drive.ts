@@ -7,6 +7,7 @@ import { realClock } from '../../../src/clock.ts'
 import type { Chunk, EngineDriver, WireSpan } from '../../../src/engines/driver.ts'
 import { engineFactory } from '../../../src/engines/index.ts'
 import { RolloutError } from '../../../src/errors.ts'
+import type { Supervisor } from '../../../src/index.ts'
 import type { CheckedSampling, Prompt } from '../../../src/rollout/task.ts'
 
 export interface Generated {
@@ -120,21 +121,35 @@ export async function until(words: string, holds: () => boolean | Promise<boolea
   return Math.round(performance.now() - from)
 }
 
+/** Tokens that the server has generated, by its own word. */
+async function counted(driver: EngineDriver): Promise<number> {
+  return (await driver.load()).generatedTokens ?? 0
+}
+
 /** What hangs up, or aborts, is not generated to its end: by the server's counter of tokens, so that no time is looked at. */
 export async function stopsShortOf(driver: EngineDriver, tokens: number, act: () => Promise<unknown>): Promise<void> {
-  const counted = async (): Promise<number> => (await driver.load()).generatedTokens ?? 0
-  const before = await counted()
+  const before = await counted(driver)
   await act()
   await loadOf(driver, 0)
-  expect((await counted()) - before).toBeLessThan(0.9 * tokens)
+  expect((await counted(driver)) - before).toBeLessThan(0.9 * tokens)
+}
+
+/** F3: four samples, cancelled while the server runs them all. */
+export async function cancelled(supervisor: Supervisor, driver: EngineDriver, maxTokens: number): Promise<void> {
+  await stopsShortOf(driver, 4 * maxTokens, async () => {
+    const long = supervisor.submit({ prompt: [...PROMPT], samples: 4, sampling: { maxTokens, ignoreEos: true } })
+    await loadOf(driver, 4)
+    long.cancel('seen enough')
+    expect((await long.result).completions.every(({ outcome }) => outcome === 'cancelled')).toBe(true)
+  })
 }
 
 /** F6 on engines that count tokens as they are sampled. */
 export async function counterMoves(driver: EngineDriver, maxTokens: number): Promise<void> {
-  const before = (await driver.load()).generatedTokens ?? 0
+  const before = await counted(driver)
   const controller = new AbortController()
   const running = errorOf(generate(driver, { maxTokens }, { signal: controller.signal }))
-  await until('the counter moves', async () => ((await driver.load()).generatedTokens ?? 0) > before)
+  await until('the counter moves', async () => (await counted(driver)) > before)
   controller.abort()
   await running
   await loadOf(driver, 0)

@@ -4,7 +4,18 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { EngineDriver } from '../../../src/engines/driver.ts'
 import { createSupervisor } from '../../../src/index.ts'
-import { counterMoves, driverOf, errorOf, generate, loadOf, PROMPT, post, stopsShortOf, until } from './drive.ts'
+import {
+  cancelled,
+  counterMoves,
+  driverOf,
+  errorOf,
+  generate,
+  loadOf,
+  PROMPT,
+  post,
+  stopsShortOf,
+  until,
+} from './drive.ts'
 import { checkpoint, describeEngine, type RealServer, startServer } from './servers.ts'
 
 describeEngine('sglang', 'its driver', () => {
@@ -102,13 +113,7 @@ describeEngine('sglang', 'under the supervisor', () => {
     const driver = driverOf('sglang', server.url)
     const supervisor = createSupervisor({ instances: [{ url: server.url, engine: 'sglang' }] })
     await supervisor.start()
-    const sampling = { maxTokens: 1_500, ignoreEos: true }
-    await stopsShortOf(driver, 4 * 1_500, async () => {
-      const long = supervisor.submit({ prompt: [...PROMPT], samples: 4, sampling })
-      await loadOf(driver, 4)
-      long.cancel('seen enough')
-      expect((await long.result).completions.every(({ outcome }) => outcome === 'cancelled')).toBe(true)
-    })
+    await cancelled(supervisor, driver, 1_500)
     await until('the slots are free', () => supervisor.getSnapshot().instances[0]?.running === 0)
     await supervisor.close()
     await driver.close()

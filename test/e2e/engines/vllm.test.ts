@@ -8,7 +8,7 @@ import type { AddressInfo } from 'node:net'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { EngineDriver } from '../../../src/engines/driver.ts'
 import { createSupervisor } from '../../../src/index.ts'
-import { counterMoves, driverOf, errorOf, generate, loadOf, PROMPT, post, stopsShortOf } from './drive.ts'
+import { cancelled, counterMoves, driverOf, errorOf, generate, loadOf, PROMPT, post, stopsShortOf } from './drive.ts'
 import { checkpoint, describeEngine, type RealServer, startServer } from './servers.ts'
 
 describeEngine('vllm', 'its driver', () => {
@@ -138,13 +138,7 @@ describeEngine('vllm', 'under the supervisor', () => {
     const driver = driverOf('vllm', server.url)
     const supervisor = fleet()
     await supervisor.start()
-    const sampling = { maxTokens: 1_900, ignoreEos: true }
-    await stopsShortOf(driver, 4 * 1_900, async () => {
-      const long = supervisor.submit({ prompt: [...PROMPT], samples: 4, sampling })
-      await loadOf(driver, 4)
-      long.cancel('seen enough')
-      expect((await long.result).completions.every(({ outcome }) => outcome === 'cancelled')).toBe(true)
-    })
+    await cancelled(supervisor, driver, 1_900)
     await supervisor.close()
     await driver.close()
   })
